@@ -1,0 +1,61 @@
+# Everything happens in $(VENV), which is made on first use and again when pyproject.toml changes.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.farebox-installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types bench storm format clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+demo: $(STAMP) ## a guided run against a fake provider: no key, no network
+	@$(PY) docs/demo.py
+
+test: lint types ## ruff, mypy, pytest: what has to pass
+	@$(PY) -m pytest
+
+lint: $(STAMP) ## ruff: check and format --check
+	@$(PY) -m ruff check --quiet
+	@$(PY) -m ruff format --check --quiet || { echo "not formatted; run: make format" >&2; exit 1; }
+
+types: $(STAMP) ## mypy, strict
+	@$(PY) -m mypy
+
+bench: $(STAMP) ## what farebox adds to a call
+	@$(PY) benchmarks/overhead.py
+
+storm: $(STAMP) ## all tests, the long ones too
+	@FAREBOX_STORM=long $(PY) -m pytest --timeout=3600
+
+format: $(STAMP) ## let ruff rewrite what it can
+	@$(PY) -m ruff check --fix --exit-zero --quiet
+	@$(PY) -m ruff format --quiet
+
+clean: ## remove what make made, the venv too
+	@if [ -f '$(VENV)/pyvenv.cfg' ]; then rm -rf '$(VENV)'; fi
+	@rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	@find src tests benchmarks docs -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# The stamp holds the folder that is installed: a copied or moved checkout must not test its original.
+ifneq ($(shell cat '$(STAMP)' 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "farebox needs Python 3.11 or newer as '$(PYTHON)'; choose one with: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "'$(PYTHON)' has no venv or ensurepip; install them (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
+	@echo "setting up $(VENV)"
+	@$(PY) -m pip --version >/dev/null 2>&1 \
+	  || $(PYTHON) -m venv $$([ -f '$(VENV)/pyvenv.cfg' ] && echo --clear) '$(VENV)'
+	@$(PY) -m pip install -qq 'pip>=25.1'  # the first that knows --group
+	@$(PY) -m pip install -qq --editable '.[openai,anthropic]' --group dev
+	@printf '%s' '$(CURDIR)' > '$(STAMP)'
