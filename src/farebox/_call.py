@@ -1,0 +1,260 @@
+"""The records one call becomes: what was used, the call under way, and the row that stays."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+import attrs
+
+from farebox._money import to_usd
+
+
+@attrs.frozen(kw_only=True, slots=False)  # without slots it is built in a third of the time, once per call
+class Usage:
+    """What a provider says a call used, in disjoint buckets: no token is in two of them.
+
+    All counts are tokens, but `web_searches` (requests).  The properties are the totals that OpenTelemetry GenAI means by
+    the same names: input with everything cached, output with everything reasoned.
+    """
+
+    uncached_input_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_30m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    cache_write_12h_tokens: int = 0
+    input_audio_tokens: int = 0
+    cache_read_audio_tokens: int = 0
+    input_image_tokens: int = 0
+    visible_output_tokens: int = 0
+    reasoning_tokens: int = 0
+    output_audio_tokens: int = 0
+    output_image_tokens: int = 0
+    web_searches: int = 0
+
+    @property
+    def input_tokens(self) -> int:
+        return (
+            self.uncached_input_tokens
+            + self.cache_read_tokens
+            + self.cache_write_5m_tokens
+            + self.cache_write_30m_tokens
+            + self.cache_write_1h_tokens
+            + self.cache_write_12h_tokens
+            + self.input_audio_tokens
+            + self.cache_read_audio_tokens
+            + self.input_image_tokens
+        )
+
+    @property
+    def output_tokens(self) -> int:
+        return self.visible_output_tokens + self.reasoning_tokens + self.output_audio_tokens + self.output_image_tokens
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+EMPTY_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
+
+#: How a call ended.  "refused" and "vetoed" calls were never sent; of a "failed" one nothing was billed.
+Outcome = Literal["open", "completed", "closed", "dropped", "failed", "unknown", "refused", "vetoed"]
+
+#: Where a cost comes from: the price list, the provider's own figure, a person, or a bound for want of anything better.
+CostSource = Literal["list", "provider", "manual", "estimated"]
+
+_numbers = itertools.count(1)
+_process_prefix = os.urandom(6).hex()
+
+
+def _renew_prefix() -> None:
+    global _process_prefix
+    _process_prefix = os.urandom(6).hex()
+
+
+os.register_at_fork(after_in_child=_renew_prefix)
+
+
+class _Progress:
+    """What enforcement decides, the SDK's plumbing sees and the answer says.
+
+    Class attributes and no fields: a call starts with all of them and pays for those that change.
+    """
+
+    # What is decided.
+    tags: Mapping[str, str] = EMPTY_TAGS
+    scope: str = ""
+    sent_model: str = ""
+    #: Output cap that farebox sends; None where the request goes out as it came.
+    sent_cap: int | None = None
+    bound_usd_nanos: int = 0
+    bound_tokens: int = 0
+    decision: str = ""
+    #: What enforcement keeps about the call while it is open.
+    plan: Any = None
+
+    # How it is going.
+    is_async: bool = False
+    timeout_seconds: float | None = None
+    attempts: int = 0
+    #: Attempts that were sent and died without an answer: each may have been billed.
+    dead_attempts: int = 0
+    is_sent: bool = False
+    activity: Any = None
+    #: A usage chunk was asked for on the caller's behalf, and is hidden.
+    adds_usage_chunk: bool = False
+
+    # What came of it.
+    outcome: Outcome = "open"
+    error_class: str = ""
+    usage: Usage | None = None
+    #: Output bytes received when a stream was left before its usage came; None: nothing is known of it.
+    received_bytes: int | None = None
+    #: Why a usage report was not believed, "" where it was.
+    doubt: str = ""
+    cost_usd_nanos: int | None = None
+    #: Tokens charged: those of `usage`, or what was presumed where there is none.
+    charged_input_tokens: int = 0
+    charged_output_tokens: int = 0
+    cost_source: CostSource = "list"
+    price_version: str = ""
+    response_id: str = ""
+    request_id: str = ""
+    response_model: str = ""
+    served_tier: str = ""
+    is_cut: bool = False
+    first_chunk_at_seconds: float | None = None
+    ended_at_seconds: float | None = None
+
+
+@attrs.define(kw_only=True, eq=False, slots=False)
+class Call(_Progress):
+    """One request through an SDK, from before it is sent until it is paid.
+
+    Receivers of `signals.pre_call` and `signals.post_call` are handed this object; they read it and leave it alone.
+    A provider reads the fields of this class off the request; those of `_Progress` are filled in as the call goes along.
+    It holds no prompt, no completion and no key.
+    """
+
+    provider_name: str
+    operation_name: str
+    endpoint: str
+    request_model: str
+    server_address: str = ""
+    is_stream: bool = False
+    #: Output tokens per choice that the caller allowed; None where the request does not say.
+    declared_cap: int | None = None
+    #: False where the request holds a cap that nobody can read: it goes out as it is.
+    accepts_cap: bool = True
+    choices: int = 1
+    #: The service tier asked for, "" where the request does not say.
+    tier: str = ""
+    #: Input in bytes of UTF-8: all text that the model reads, and how much of it is not ordinary prose.
+    text_bytes: int = 0
+    dense_bytes: int = 0
+    #: Input tokens that no text accounts for: templates, images, files, hosted tools.
+    extra_input_tokens: int = 0
+    #: The longest-lived prompt cache that the request may write to.
+    cache_write: Literal["none", "5m", "30m", "1h", "12h", "known"] = "known"
+    #: The request asks for reasoning, which is billed and may be unseen.
+    reasons: bool = False
+    has_audio: bool = False
+    has_images: bool = False
+    messages: int = 0
+    system_bytes: int = 0
+    tools_bytes: int = 0
+    last_message_bytes: int = 0
+    #: Unique in this process.
+    number: int = attrs.field(factory=_numbers.__next__)
+    started_at_seconds: float = attrs.field(factory=time.time)
+
+    @property
+    def call_id(self) -> str:
+        """Unique across processes."""
+        return f"call_{_process_prefix}{self.number:08x}"
+
+    @property
+    def model(self) -> str:
+        """The model that bills: the one sent, or the one asked for."""
+        return self.sent_model or self.request_model
+
+    @property
+    def cost_usd(self) -> Decimal | None:
+        """What the call cost; None while it is open, and where its model has no price."""
+        return None if self.cost_usd_nanos is None else to_usd(self.cost_usd_nanos)
+
+    def idle_seconds(self, now: float) -> float:
+        """For how long nobody has been sending or reading this call; 0.0 while somebody is.
+
+        `now` is `time.monotonic()`.  Only an open stream can stand still.
+        """
+        return 0.0 if self.activity is None else float(self.activity.idle_seconds(now))
+
+
+@attrs.frozen(kw_only=True)
+class CallRecord:
+    """One call as the ledger keeps it.  Instants are aware UTC datetimes, tokens are disjoint buckets in `usage`."""
+
+    call_id: str
+    started_at: datetime
+    ended_at: datetime | None
+    first_chunk_at: datetime | None
+    provider_name: str
+    operation_name: str
+    endpoint: str
+    server_address: str
+    request_model: str
+    response_model: str
+    response_id: str
+    request_id: str
+    tier: str
+    served_tier: str
+    is_stream: bool
+    usage: Usage | None
+    usd: Decimal | None
+    cost_source: CostSource
+    price_version: str
+    declared_cap: int | None
+    sent_cap: int | None
+    bound_usd: Decimal
+    bound_tokens: int
+    attempts: int
+    outcome: Outcome
+    error_class: str
+    doubt: str
+    decision: str
+    tags: Mapping[str, str]
+    scope: str
+    messages: int
+    text_bytes: int
+    system_bytes: int
+    tools_bytes: int
+    last_message_bytes: int
+
+    @classmethod
+    def of(cls, call: Call) -> CallRecord:
+        """The record of `call` as it stands."""
+        copied = {name: getattr(call, name) for name in _COPIED}
+        return cls(
+            started_at=_instant(call.started_at_seconds),
+            ended_at=None if call.ended_at_seconds is None else _instant(call.ended_at_seconds),
+            first_chunk_at=None if call.first_chunk_at_seconds is None else _instant(call.first_chunk_at_seconds),
+            usd=call.cost_usd,
+            bound_usd=to_usd(call.bound_usd_nanos),
+            **copied,
+        )
+
+
+_DERIVED = {"started_at", "ended_at", "first_chunk_at", "usd", "bound_usd"}
+_COPIED = tuple(field.name for field in attrs.fields(CallRecord) if field.name not in _DERIVED)
+
+
+def _instant(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

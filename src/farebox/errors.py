@@ -1,0 +1,128 @@
+"""Every error and warning farebox raises, drawn as a tree.
+
+FareboxError
+├── BudgetExceeded        a budget is short; the call was not sent (in mode "raise": was, and is the last)
+├── UnpricedModel         a model without a price, under a usd limit
+├── UnmeasuredCall        a call that reports no tokens, under a tokens limit
+├── IncompatibleSDK       an SDK whose seams are not where they were; raised by instrument()
+└── LedgerError
+    ├── LedgerUnavailable the store did not answer
+    └── LedgerLost        the store answers but has lost its memory
+
+FareboxWarning
+├── BudgetWarning         a budget in mode "warn" was passed
+├── UnpricedWarning       a call was recorded without a price
+└── CutAnswerWarning      an answer ended at the output cap that farebox sent
+
+None of them derives from an SDK's error, so no retry loop for provider errors catches a budget's stop.  All take their
+message first and every field as a keyword with a default, because others do not survive pickling.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+Kind = Literal["exhausted", "contended", "oversized", "forked"]
+Unit = Literal["usd", "tokens", "calls"]
+
+
+class FareboxError(Exception):
+    """Base of every error that farebox raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.args, self.__dict__))
+
+
+def _rebuild(cls: type[FareboxError], args: tuple[Any, ...], fields: dict[str, Any]) -> FareboxError:
+    error = cls(*args)
+    error.__dict__.update(fields)
+    return error
+
+
+class BudgetExceeded(FareboxError):
+    """A call does not fit its budget.
+
+    Attributes:
+        budget: Name of the budget that is short.
+        scope: Path of the scopes around the call, outermost first, such as `"nightly > summarise"`.
+        unit: `"usd"`, `"tokens"` or `"calls"`; `limit`, `spent`, `reserved` and `needed` are in it.
+        kind: `"exhausted"`: waiting is useless until the window turns.  `"contended"`: it would fit once calls in flight
+            settle.  `"oversized"`: this call alone needs more than the whole limit.  `"forked"`: the scope was
+            inherited by a forked child and can't be shared with it.
+        resets_at: When the window turns (aware, UTC); None for a scope budget, which ends with its scope.
+        response: In mode "raise" the response of the call that crossed the limit, else None.
+    """
+
+    def __init__(
+        self,
+        message: str = "a budget is exceeded",
+        *,
+        budget: str = "",
+        scope: str = "",
+        unit: Unit = "usd",
+        limit: Decimal | int = 0,
+        spent: Decimal | int = 0,
+        reserved: Decimal | int = 0,
+        needed: Decimal | int = 0,
+        kind: Kind = "exhausted",
+        resets_at: datetime | None = None,
+        response: Any = None,
+    ) -> None:
+        super().__init__(message)
+        self.budget = budget
+        self.scope = scope
+        self.unit: Unit = unit
+        self.limit = limit
+        self.spent = spent
+        self.reserved = reserved
+        self.needed = needed
+        self.kind: Kind = kind
+        self.resets_at = resets_at
+        self.response = response
+
+
+class UnpricedModel(FareboxError):
+    """A usd budget cannot bound a call to a model it knows no price of; nothing was sent."""
+
+    def __init__(self, message: str = "a model has no price", *, provider_name: str = "", model: str = "") -> None:
+        super().__init__(message)
+        self.provider_name = provider_name
+        self.model = model
+
+
+class UnmeasuredCall(FareboxError):
+    """A tokens budget cannot bound a call that has no token measure; nothing was sent."""
+
+
+class IncompatibleSDK(FareboxError):
+    """An SDK lacks a seam that `instrument()` needs; nothing was instrumented."""
+
+
+class LedgerError(FareboxError):
+    """A ledger could not do what it was asked; nothing was sent."""
+
+
+class LedgerUnavailable(LedgerError):
+    """The store of a ledger did not answer."""
+
+
+class LedgerLost(LedgerError):
+    """The store of a ledger answers but has forgotten what it knew."""
+
+
+class FareboxWarning(UserWarning):
+    """Base of every warning."""
+
+
+class BudgetWarning(FareboxWarning):
+    """A budget in mode "warn" was passed; warned once per frame."""
+
+
+class UnpricedWarning(FareboxWarning):
+    """A call was recorded without a price; warned once per model."""
+
+
+class CutAnswerWarning(FareboxWarning):
+    """An answer ended at the output cap that farebox sent; warned once per budget."""

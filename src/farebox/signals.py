@@ -1,0 +1,159 @@
+"""The bus: where the SDKs and the budgets meet, and where anybody may listen.
+
+    pre_call    before a call is sent           f(provider_name, call)   raising stops the call, nothing is sent
+    pre_retry   before a failed attempt's retry  f(provider_name, call)   raising stops the retry
+    post_call   after a call has ended          f(provider_name, call)   raising is logged, never reaches the program
+    decision    a call was refused, capped, cut, waited or let go past a limit   f(budget_name, decision)
+
+    >>> from farebox import signals
+    >>> @signals.post_call.connect
+    ... def log_cost(provider_name, call):
+    ...     print(call.request_model, call.cost_usd)
+    >>> signals.post_call.disconnect(log_cost)
+
+`sender` is the provider's name, so `signals.post_call.connect(f, sender="openai")` hears one provider.  Receivers are held
+weakly, as everywhere in blinker (pass `weak=False` for a lambda), and run in the order in which they were connected.
+Enforcement is not one of them: it runs before the first, and can be neither disconnected nor muted.
+"""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import itertools
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import blinker
+
+from farebox._call import Call
+
+_logger = logging.getLogger("farebox")
+
+Receiver = Callable[..., Any]
+
+_connected = itertools.count()
+
+
+class _Ordered(dict[Any, int]):
+    """The set of receiver ids that blinker keeps, iterated in the order in which they were connected."""
+
+    def add(self, item: Any) -> None:
+        self.setdefault(item, next(_connected))
+
+    def discard(self, item: Any) -> None:
+        self.pop(item, None)
+
+    def __or__(self, other: Any) -> Any:
+        both = {**self, **other}
+        return dict(sorted(both.items(), key=lambda pair: pair[1]))
+
+
+class Channel(blinker.Signal):
+    """A blinker signal with a fixed first receiver, an order, and a fence around the others.
+
+    Attributes:
+        faults: How often a receiver of a fenced channel has raised.
+    """
+
+    set_class = _Ordered  # type: ignore[assignment]
+
+    def __init__(self, doc: str, *, fenced: bool) -> None:
+        super().__init__(doc)
+        self.faults = 0
+        self._fenced = fenced
+        self._enforce: Receiver | None = None
+        self._blamed: set[int] = set()
+
+    def enforce_with(self, receiver: Receiver) -> None:
+        """Make `receiver` the one that runs before all others; farebox does so once, on import."""
+        self._enforce = receiver
+
+    def send(self, sender: Any = None, /, **fields: Any) -> list[tuple[Receiver, Any]]:
+        """Call enforcement, then every receiver.
+
+        A coroutine function among the receivers is run to its end here if it never suspends, and is a TypeError if it does.
+        """
+        if self._enforce is not None:
+            self._enforce(sender, **fields)
+        if not self.receivers or self.is_muted:
+            return []
+        answers = []
+        for receiver in self.receivers_for(sender):
+            try:
+                answer = receiver(sender, **fields)
+                answers.append((receiver, _finish(receiver, answer) if inspect.iscoroutine(answer) else answer))
+            except Exception as error:
+                self._blame(receiver, error)
+        return answers
+
+    async def send_async(self, sender: Any = None, /, **fields: Any) -> list[tuple[Receiver, Any]]:
+        """As `send`, awaiting what enforcement and each receiver return before the next one is called."""
+        if self._enforce is not None:
+            waiting = self._enforce(sender, **fields)
+            if waiting is not None:
+                await waiting
+        if not self.receivers or self.is_muted:
+            return []
+        answers = []
+        for receiver in self.receivers_for(sender):
+            try:
+                answer = receiver(sender, **fields)
+                answers.append((receiver, await answer if inspect.isawaitable(answer) else answer))
+            except Exception as error:
+                self._blame(receiver, error)
+        return answers
+
+    def _blame(self, receiver: Receiver, error: Exception) -> None:
+        if not self._fenced:
+            raise error
+        self.faults += 1
+        if id(receiver) not in self._blamed:
+            self._blamed.add(id(receiver))
+            name = getattr(receiver, "__qualname__", type(receiver).__name__)
+            # The message of a foreign error may quote a prompt: its class is enough to find it.
+            _logger.error("receiver %s raised %s; logged once, the call is not affected", name, type(error).__name__)
+
+
+def _finish(receiver: Receiver, coroutine: Any) -> Any:
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    coroutine.close()
+    name = getattr(receiver, "__qualname__", type(receiver).__name__)
+    raise TypeError(f"receiver {name} awaits, but this call is synchronous; connect a plain function")
+
+
+pre_call: Final = Channel("Before a call is sent.", fenced=False)
+pre_retry: Final = Channel("Before an attempt that failed is tried again.", fenced=False)
+post_call: Final = Channel("After a call has ended and was paid.", fenced=True)
+instrumented: Final = Channel("Calls of a provider are about to be metered.", fenced=False)
+decision: Final = Channel("A budget has spoken.", fenced=True)
+
+
+# Calls that ended in a finalizer: it may run in the middle of anything, so it only appends, and whoever is next to use the
+# books settles them first.
+_late: deque[Call] = deque()
+
+
+def settle_late(call: Call) -> None:
+    """Have `call` settled by the next one to use the ledger.  Safe in a finalizer: takes no lock, runs no other code."""
+    _late.append(call)
+
+
+def settle_late_calls() -> None:
+    """Publish the end of every call that a finalizer left."""
+    while _late:
+        try:
+            call = _late.popleft()
+        except IndexError:
+            return
+        post_call.send(call.provider_name, call=call)
+
+
+atexit.register(settle_late_calls)
+os.register_at_fork(after_in_child=_late.clear)

@@ -1,0 +1,55 @@
+"""Every test starts with an empty memory ledger, no scope and no client instrumented, and leaves it so."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from contextvars import copy_context
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+STORM = os.environ.get("FAREBOX_STORM") == "long"
+
+settings.register_profile("short", deadline=None, derandomize="CI" in os.environ)
+settings.register_profile("long", deadline=None, max_examples=2_000)
+settings.load_profile("long" if STORM else "short")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not STORM and item.get_closest_marker("storm"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes; run `make storm`"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    """Run each test in its own copy of the context: a tag or a frame that it leaves behind ends with it."""
+    test = pyfuncitem.obj
+    pyfuncitem.obj = functools.partial(copy_context().run, test)
+    try:
+        return (yield)
+    finally:
+        pyfuncitem.obj = test
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """A memory ledger of this test's own, and no client instrumented after it."""
+    import farebox
+
+    assert farebox.current() is None
+    with farebox.configure(ledger="memory://", prices="{}"):
+        yield
+        farebox.uninstrument()
+
+
+@pytest.fixture
+def provider() -> Iterator[Any]:
+    """A fake provider, running: it answers every SDK's requests on loopback and counts what it was sent."""
+    from farebox.testing import FakeProvider
+
+    with FakeProvider() as provider:
+        yield provider

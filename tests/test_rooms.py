@@ -1,0 +1,280 @@
+"""Who may import whom, read from the source: a new room, or a new door between two, is a line in this table."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+PACKAGE = PROJECT / "src" / "farebox"
+
+
+class Room(NamedTuple):
+    """A module or package right below `farebox`, and the rooms it may import.
+
+    `later` are imported inside functions only, `typed` under `if TYPE_CHECKING:` only.  What may be imported at the top
+    may be imported in these places too.
+    """
+
+    why: str
+    imports: frozenset[str] = frozenset()
+    later: frozenset[str] = frozenset()
+    typed: frozenset[str] = frozenset()
+
+
+def rooms(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+RECORDS = rooms("errors _money _call")
+CONTRACTS = RECORDS | rooms("signals providers prices ledgers")
+BUDGETS = CONTRACTS | rooms("on_exceed _budget _needs _config")
+
+ROOMS = {
+    "errors": Room("everybody raises them, so they know nobody"),
+    "_money": Room("arithmetic, and the errors it raises", rooms("errors")),
+    "_call": Room("records of a call hold money and nothing else of ours", rooms("errors _money")),
+    "signals": Room("the bus carries records and does not know who listens", RECORDS),
+    "providers": Room("a vendor's JSON becomes records; no price, no budget", RECORDS),
+    "prices": Room("a price depends on a call, not on who pays", RECORDS),
+    "ledgers": Room("a store keeps accounts and rows, and never asks for a price", RECORDS),
+    "on_exceed": Room("a mode reads numbers and answers; `typed`: what it reads", CONTRACTS, typed=rooms("_budget")),
+    "_budget": Room("what a budget is: limits, a window, a mode", CONTRACTS | rooms("on_exceed")),
+    "_needs": Room("how much to grant a call that names no cap: statistics, no money"),
+    "_tally": Room("what a row adds to a report", RECORDS),
+    "_config": Room("what a process has one of", CONTRACTS | rooms("on_exceed _budget _needs _tally")),
+    "_threads": Room("carries any context variable into threads; knows none of ours"),
+    "_imports": Room("runs a function once a module is imported; knows nothing of ours"),
+    "_scope": Room("where a budget applies; does not decide calls", BUDGETS | rooms("_threads")),
+    "_line": Room("how a thread or a task waits for money", CONTRACTS),
+    "_speak": Room("what farebox says: errors, warnings, decisions", BUDGETS | rooms("_scope")),
+    "_enforce": Room("the subscriber: the one place where all of it meets", BUDGETS | rooms("_scope _line _speak")),
+    "_streams": Room("an SDK's plumbing; budgets are behind the bus", rooms("errors _call signals providers")),
+    "_instrument": Room("as above", rooms("errors _call signals providers _streams _threads _imports")),
+    "_report": Room("asks the ledger; changes nothing", RECORDS | rooms("signals ledgers _tally _config")),
+    "_record": Room("puts on the books what no SDK saw", BUDGETS | rooms("_scope _enforce")),
+    "_estimate": Room("asks the prices; changes nothing", BUDGETS | rooms("_scope")),
+    "__init__": Room(
+        "the public names: no sink, tool or server",
+        BUDGETS | rooms("_scope _enforce _instrument _report _record _estimate"),
+    ),
+    "telemetry": Room("a sink subscribes to the bus like anybody's", RECORDS | rooms("signals")),
+    "testing": Room("stands outside: its bill judges ours, so they share no code", later=rooms("__init__")),
+    "cli": Room("stands outside like a user", RECORDS | rooms("__init__")),
+    "gateway": Room("stands outside like a user, and speaks a provider's JSON", RECORDS | rooms("__init__ signals providers")),
+}  # fmt: skip
+
+#: Packages whose modules are alternatives.  One imports the package (the contract) and `_private` helpers, never another.
+ALTERNATIVES = rooms("providers ledgers telemetry")
+
+#: What may be imported at the top of any module.  genai_prices is not here: it is slow, so it is imported when first used.
+ALWAYS_INSTALLED = rooms("attrs blinker")
+
+#: Modules that are themselves imported only when used, and what they may import at their top for it.
+IMPORTED_WHEN_USED = {
+    "cli": rooms("click rich"),
+    "ledgers.redis": rooms("redis"),
+    "prices._list": rooms("genai_prices"),
+    "telemetry.opentelemetry": rooms("opentelemetry"),
+    "testing": rooms("pytest"),
+}
+
+#: Modules longer than `MOST_LINES`, with the reason.
+LONG: dict[str, str] = {}
+MOST_LINES = 500
+
+#: Packages that `import farebox` must not load: SDKs, their transports, drivers, and tables that take time.
+HEAVY = rooms(
+    "openai anthropic google genai_prices httpx httpx2 requests urllib3 pydantic pydantic_core anyio sqlite3 redis "
+    "click rich opentelemetry pytest"
+)
+
+Place = Literal["top", "later", "typed"]
+
+
+class Import(NamedTuple):
+    name: str
+    line: int
+    place: Place
+
+
+def module_of(path: Path) -> str:
+    """`ledgers.sqlite` for src/farebox/ledgers/sqlite.py, `ledgers` for its `__init__.py`, `__init__` for farebox's."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def room_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def read_imports(tree: ast.AST) -> Iterator[Import]:
+    """Every name a module imports, dotted and absolute; `from a import b` gives `a.b`, which may be no module."""
+
+    def walk(node: ast.AST, place: Place) -> Iterator[Import]:
+        match node:
+            case ast.Import(names=names):
+                for alias in names:
+                    yield Import(alias.name, node.lineno, place)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                assert not level, f"line {node.lineno}: a relative import; write the full name"
+                for alias in names:
+                    yield Import(f"{module}.{alias.name}", node.lineno, place)
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
+                for child in ast.iter_child_nodes(node):
+                    yield from walk(child, "later")
+            case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+                for child in node.body:
+                    yield from walk(child, "typed")
+                for child in node.orelse:
+                    yield from walk(child, place)
+            case _:
+                for child in ast.iter_child_nodes(node):
+                    yield from walk(child, place)
+
+    return walk(tree, "top")
+
+
+def target_of(name: str) -> str | None:
+    """The module of ours that an imported name lies in, or None for another's."""
+    if name.partition(".")[0] != "farebox":
+        return None
+    parts = name.split(".")[1:]
+    while parts and ".".join(parts) not in MODULES:
+        parts.pop()
+    return ".".join(parts) or "__init__"
+
+
+IMPORTS = {module: list(read_imports(ast.parse(path.read_text("utf-8")))) for module, path in MODULES.items()}
+OURS = {
+    module: [(target, found) for found in imports if (target := target_of(found.name)) is not None]
+    for module, imports in IMPORTS.items()
+}
+
+
+def where(module: str, found: Import) -> str:
+    return f"{MODULES[module].relative_to(PROJECT)}:{found.line}"
+
+
+def test_every_module_lies_in_a_room_of_the_table() -> None:
+    assert {room_of(module) for module in MODULES} <= ROOMS.keys()
+
+
+def test_the_table_names_only_rooms_it_has() -> None:
+    for name, room in ROOMS.items():
+        assert room.why
+        assert room.imports | room.later | room.typed <= ROOMS.keys() - {name}, name
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_room_imports_only_what_the_table_allows(module: str) -> None:
+    room = ROOMS[room_of(module)]
+    allowed: dict[Place, frozenset[str]] = {
+        "top": room.imports,
+        "later": room.imports | room.later,
+        "typed": room.imports | room.typed,
+    }
+    wrong = [
+        f"{where(module, found)} imports {found.name} ({found.place})"
+        for target, found in OURS[module]
+        if room_of(target) not in allowed[found.place] | {room_of(module)}
+    ]
+    assert not wrong, f"{room_of(module)}: {room.why}"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if room_of(module) in ALTERNATIVES])
+def test_alternatives_do_not_import_each_other(module: str) -> None:
+    """The contract finds them by name, inside a function; they import the contract and private helpers."""
+    package = room_of(module)
+    wrong = [
+        f"{where(module, found)} imports {found.name}"
+        for target, found in OURS[module]
+        if room_of(target) == package
+        and target not in (package, module)
+        and not target.rpartition(".")[2].startswith("_")
+        and not (module == package and found.place == "later")
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_what_may_be_missing_or_slow_is_imported_when_used(module: str) -> None:
+    allowed = ALWAYS_INSTALLED | sys.stdlib_module_names
+    for user, extra in IMPORTED_WHEN_USED.items():
+        if module == user or module.startswith(f"{user}."):
+            allowed |= extra
+    wrong = [
+        f"{where(module, found)} imports {found.name}"
+        for found in IMPORTS[module]
+        if found.place == "top" and found.name.partition(".")[0] not in allowed | {"farebox"}
+    ]
+    assert not wrong
+
+
+def test_no_module_needs_itself_to_be_imported() -> None:
+    needs = {
+        module: {target for target, found in OURS[module] if found.place == "top" and target != module}
+        for module in MODULES
+    }
+    while ready := [module for module, needed in needs.items() if not needed & needs.keys()]:
+        for module in ready:
+            del needs[module]
+    assert not needs, "these import each other in a circle, or something that does"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_can_be_read_in_one_sitting(module: str) -> None:
+    lines = len(MODULES[module].read_text("utf-8").splitlines())
+    assert (lines > MOST_LINES) == (module in LONG), f"{lines} lines, at most {MOST_LINES} or a reason in LONG"
+
+
+def test_importing_farebox_loads_no_sdk_and_opens_no_connection() -> None:
+    script = """\
+import sys
+
+def refuse(event, args):
+    if event in {"socket.connect", "socket.getaddrinfo", "subprocess.Popen", "os.fork"}:
+        raise RuntimeError(f"import farebox did {event}")
+
+sys.addaudithook(refuse)
+before = set(sys.modules)
+import farebox
+print(*{name.partition(".")[0] for name in set(sys.modules) - before})
+"""
+    ran = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 0, ran.stderr
+    loaded = set(ran.stdout.split())
+    assert "farebox" in loaded
+    assert not loaded & HEAVY
+
+
+def project_files() -> Iterator[Path]:
+    """What is handed on: the files at the top and in the folders of the project, nothing that a tool left there."""
+    for top in sorted(PROJECT.iterdir()):
+        if top.is_file():
+            yield top
+    for folder in ("src", "tests", "benchmarks", "docs", ".ci"):
+        for path in sorted((PROJECT / folder).rglob("*")):
+            if path.is_file() and not any(part.startswith((".hypothesis", "__pycache__")) for part in path.parts):
+                yield path
+
+
+def test_no_file_tells_where_it_was_written() -> None:
+    machine_path = re.compile(r"(?<![\w.])/(?:work|root|opt)/")
+    wrong = [
+        f"{path.relative_to(PROJECT)}:{number}: {line.strip()[:120]}"
+        for path in project_files()
+        for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1)
+        if machine_path.search(line)
+    ]
+    assert not wrong
