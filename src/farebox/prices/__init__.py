@@ -1,0 +1,17 @@
+"""What a call costs, and what it can cost at most.
+
+    card = RateCard()
+    rates = card.find("openai", "gpt-5-mini", at=time.time())
+    most_in, most_out = rates.bound(1_200)
+    cost_nanos = rates.charge_nanos(usage)
+
+A rate is found in the order: the user's own prices, then the list prices of genai-prices as corrected by `_overlay`.  A
+model that neither knows has no rates (`None`), never a price of zero.
+"""
+
+from farebox.prices._card import RateCard
+from farebox.prices._manual import ManualPrice, read_prices
+from farebox.prices._rates import Rates
+from farebox.prices.limits import ModelLimits, model_limits
+
+__all__ = ["ManualPrice", "ModelLimits", "RateCard", "Rates", "model_limits", "read_prices"]

@@ -1,0 +1,179 @@
+"""The user's own prices: what they are, and how they are read from the environment."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable
+from decimal import ROUND_CEILING, Context, Decimal
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from farebox._money import UsdLike, to_decimal
+from farebox.prices._names import model_id, provider_id
+from farebox.prices._overlay import search_fee_usd
+from farebox.prices._rates import Rates, build_steps
+
+_EXACT: Final = Context(prec=60)
+_AMOUNTS: Final = ("input_per_million", "output_per_million", "cache_read_per_million", "cache_write_per_million")
+_NEEDED: Final = _AMOUNTS[:2]
+_KEYS: Final = (*_AMOUNTS, "provider")
+_EXAMPLE: Final = '{"my-llm": {"input_per_million": 0.5, "output_per_million": 1.5, "provider": "local"}}'
+
+
+# One converter per field, so that an error names the field.
+def _input(usd: UsdLike) -> Decimal:
+    return to_decimal(usd, "input_per_million")
+
+
+def _output(usd: UsdLike) -> Decimal:
+    return to_decimal(usd, "output_per_million")
+
+
+def _cache_read(usd: UsdLike | None) -> Decimal | None:
+    return None if usd is None else to_decimal(usd, "cache_read_per_million")
+
+
+def _cache_write(usd: UsdLike | None) -> Decimal | None:
+    return None if usd is None else to_decimal(usd, "cache_write_per_million")
+
+
+@attrs.frozen(kw_only=True)
+class ManualPrice:
+    """A price of the user's own, in USD per million tokens; it beats every list price, in every service tier.
+
+    Attributes:
+        model: A model's name, or the beginning of one followed by `*`.
+        provider: Only for this provider (any spelling farebox knows); None for all of them.
+        cache_read_per_million: None: cached input costs what other input does.
+        cache_write_per_million: None: 1.25, 2 or 2.5 times the input price, by the lifetime of the cache.
+
+    All prices zero means the model is free.
+    """
+
+    model: str = attrs.field()
+    input_per_million: Decimal = attrs.field(converter=_input)
+    output_per_million: Decimal = attrs.field(converter=_output)
+    cache_read_per_million: Decimal | None = attrs.field(default=None, converter=_cache_read)
+    cache_write_per_million: Decimal | None = attrs.field(default=None, converter=_cache_write)
+    provider: str | None = None
+
+    @model.validator
+    def _check_model(self, _: Any, model: str) -> None:
+        if not model.strip():
+            raise ValueError(f"model={model!r} is no name; write a model's name, or its beginning and a *")
+        if "*" in model[:-1]:
+            raise ValueError(
+                f"model={model!r} has a * before its end; only a trailing one is a pattern, as in 'my-llm*'"
+            )
+
+    def rates(self, provider: str, model: str) -> Rates:
+        """These prices as rates for one model they fit."""
+        known = {"input": _picos(self.input_per_million), "output": _picos(self.output_per_million)}
+        if self.cache_read_per_million is not None:
+            known["cache_read"] = _picos(self.cache_read_per_million)
+        if self.cache_write_per_million is not None:
+            known["cache_write"] = _picos(self.cache_write_per_million)
+        fee = _picos(Decimal(search_fee_usd(provider))) * 1_000 if any(known.values()) else 0
+        return Rates(
+            provider=provider,
+            matched_model=self.model,
+            source="manual",
+            version="manual",
+            steps=build_steps({0: known}),
+            web_search_picos=fee,
+        )
+
+
+class ManualPrices:
+    """The user's prices, ready to be looked up: exact names first, then the longest pattern; the later row wins."""
+
+    def __init__(self, rows: Iterable[ManualPrice] = ()) -> None:
+        self.rows = tuple(rows)
+        self._exact: dict[tuple[str | None, str], ManualPrice] = {}
+        patterns: dict[tuple[str | None, str], ManualPrice] = {}
+        for row in self.rows:
+            provider = None if row.provider is None else provider_id(row.provider)
+            name = model_id(provider or "", row.model)
+            if name.endswith("*"):
+                patterns[provider, name[:-1]] = row
+            else:
+                self._exact[provider, name] = row
+        # The longest first; of equals the one that names its provider.
+        self._patterns = sorted(patterns.items(), key=lambda item: (-len(item[0][1]), item[0][0] is None))
+
+    def find(self, provider: str, model: str) -> ManualPrice | None:
+        """The row for a model of a provider (in price list spelling), or None."""
+        name = model_id(provider, model)
+        row = (
+            self._exact.get((provider, name)) or self._exact.get((None, name)) or self._exact.get((None, model.lower()))
+        )
+        if row is not None:
+            return row
+        for (only, start), pattern in self._patterns:
+            if only in (None, provider) and name.startswith(start):
+                return pattern
+        return None
+
+
+def read_prices(text_or_path: str) -> list[ManualPrice]:
+    """Prices from the environment variable FAREBOX_PRICES: inline JSON if it starts with `{`, else a TOML file's path.
+
+    Both say the same: a table by model, with `input_per_million` and `output_per_million` in USD, and if you like
+    `cache_read_per_million`, `cache_write_per_million` and `provider`.
+
+    Raises:
+        ValueError: What is wrong, where, what the choices are, and a line to write.
+    """
+    if text_or_path.lstrip().startswith("{"):
+        where = "FAREBOX_PRICES"
+        try:
+            tables = json.loads(text_or_path, parse_float=Decimal)
+        except ValueError as error:
+            raise ValueError(f"{where} is no valid JSON: {error}\nwrite FAREBOX_PRICES='{_EXAMPLE}'") from None
+    else:
+        where = text_or_path
+        try:
+            tables = tomllib.loads(Path(text_or_path).read_text(encoding="utf-8"), parse_float=Decimal)
+        except OSError as error:
+            raise ValueError(
+                f"FAREBOX_PRICES={text_or_path!r} can't be read: {error.strerror}\n"
+                f"give the path of a TOML file, or write FAREBOX_PRICES='{_EXAMPLE}'"
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"{where} is no valid TOML: {error}\n{_toml('my-llm')}") from None
+    return [_read_row(where, model, table) for model, table in tables.items()]
+
+
+def _read_row(where: str, model: str, table: Any) -> ManualPrice:
+    line = _EXAMPLE if where == "FAREBOX_PRICES" else _toml(model)
+    if not isinstance(table, dict):
+        raise ValueError(f"{where}: {model!r} is {table!r}, not a table of {', '.join(_KEYS)}\nwrite {line}")
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise ValueError(
+                f"{where}: {model!r} has an unknown key {key!r} = {value!r}; choose from {', '.join(_KEYS)}\nwrite {line}"
+            )
+        if key == "provider" and not isinstance(value, str):
+            raise ValueError(f'{where}: {model!r} has provider = {value!r}; write a name such as "openai" or "local"')
+    for key in _NEEDED:
+        if key not in table:
+            raise ValueError(
+                f"{where}: {model!r} has no {key}; a price needs {' and '.join(_NEEDED)}, 0 for free\nwrite {line}"
+            )
+    try:
+        return ManualPrice(model=model, **table)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {model!r}: {error}\nwrite {line}") from None
+
+
+def _toml(model: str) -> str:
+    return f"[{json.dumps(model)}]\ninput_per_million = 0.5\noutput_per_million = 1.5"
+
+
+def _picos(usd_per_million: Decimal) -> int:
+    """Picodollars per token, rounded up."""
+    scaled = _EXACT.multiply(usd_per_million, Decimal(10**6))
+    return int(scaled.to_integral_value(rounding=ROUND_CEILING, context=_EXACT))

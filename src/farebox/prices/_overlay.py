@@ -1,0 +1,144 @@
+"""What the price list gets wrong or leaves out, as data: one row per fact, with where it was read and when."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Final
+
+import attrs
+
+
+@attrs.frozen
+class Correction:
+    """Prices in USD per million tokens that replace or add to those listed for models whose name starts so."""
+
+    provider: str
+    starts_with: str
+    usd_per_million: dict[str, str]
+    source: str
+    read: str
+
+
+@attrs.frozen
+class TierMultiplier:
+    """A service tier as a multiple of the standard token prices; `""` stands for any provider or model."""
+
+    tier: str
+    provider: str
+    starts_with: str
+    times: Fraction
+    source: str
+    read: str
+
+
+@attrs.frozen
+class SearchFee:
+    """USD per 1,000 web searches where a model has no fee of its own: the dearest that the provider publishes."""
+
+    provider: str
+    usd_per_thousand: str
+    source: str
+    read: str
+
+
+_OPENAI_MODELS = "https://developers.openai.com/api/docs/models/"
+_CLAUDE_PRICING = "https://platform.claude.com/docs/en/about-claude/pricing"
+
+# The last row that fits wins, key by key.
+CORRECTIONS: Final = (
+    Correction(
+        "openai", "gpt-4o-audio-preview", {"input_audio": "40", "output_audio": "80"},
+        _OPENAI_MODELS + "gpt-4o-audio-preview", "2026-11-21",
+    ),
+    Correction(
+        "openai", "gpt-4o-audio-preview-2024-10-01", {"input_audio": "100", "output_audio": "200"},
+        "https://huggingface.co/spaces/noumanjavaid/pricing/blob/main/app.py (the snapshot's launch price)", "2026-11-21",
+    ),
+    Correction(
+        "openai", "gpt-4o-mini-audio-preview", {"input_audio": "10", "output_audio": "20"},
+        _OPENAI_MODELS + "gpt-4o-mini-audio-preview", "2026-11-21",
+    ),
+)  # fmt: skip
+
+# Names that mean the standard price.
+STANDARD_TIERS: Final = frozenset({"", "default", "standard", "standard_only", "on_demand", "unspecified"})
+
+# Names that some lists price apart; what to ask genai-prices for.
+LISTED_TIERS: Final = {
+    "flex": {"service_tier": "flex"},
+    "batch": {"processing": "batch"},
+    "priority": {"service_tier": "priority"},
+    "on_demand_flex": {"service_tier": "flex"},
+    "on_demand_priority": {"service_tier": "priority"},
+    "fast": {"service_tier": "fast", "speed": "fast"},
+}
+
+# Names that never cost more than the standard price, which bounds them where a list has no price of theirs.
+DISCOUNT_TIERS: Final = frozenset({"flex", "batch", "on_demand_flex"})
+
+# "auto" lets the provider choose among the tiers it lists.
+AUTO_TIERS: Final = frozenset({"auto"})
+
+# The first row that fits wins.
+TIER_MULTIPLIERS: Final = (
+    TierMultiplier(
+        "ultrafast", "", "", Fraction(6),
+        "https://vercel.com/changelog/openai-ultrafast-mode-now-available-on-ai-gateway", "2026-11-21",
+    ),
+    TierMultiplier("fast", "anthropic", "claude-opus-4-6", Fraction(6), _CLAUDE_PRICING, "2026-11-21"),
+    TierMultiplier("fast", "anthropic", "claude-opus-4-7", Fraction(6), _CLAUDE_PRICING, "2026-11-21"),
+    # Committed capacity, prepaid; what passes it is billed at the standard price.
+    TierMultiplier(
+        "priority", "anthropic", "", Fraction(1), "https://platform.claude.com/docs/en/api/service-tiers", "2026-11-21"
+    ),
+    TierMultiplier(
+        "auto", "anthropic", "", Fraction(1), "https://platform.claude.com/docs/en/api/service-tiers", "2026-11-21"
+    ),
+    # Inference kept in one region: OpenAI regional hosts, Claude inference_geo "us", xAI US and regional Vertex hosts.
+    # Bedrock's regional names are on the list at their own price.
+    TierMultiplier("regional", "aws", "", Fraction(1), "https://aws.amazon.com/bedrock/pricing/", "2026-11-21"),
+    TierMultiplier(
+        "regional", "", "", Fraction(11, 10),
+        "https://platform.claude.com/docs/en/api/service-tiers, https://developers.openai.com/api/docs/pricing", "2026-11-21",
+    ),
+)  # fmt: skip
+
+# A dear tier that nobody lists a price of costs this many standard prices: the most a provider has asked for one.
+PREMIUM_TIMES: Final = {
+    "anthropic": Fraction(6),  # fast mode on Opus 4.6, see above
+    "": Fraction(5, 2),  # https://openai.com/api-priority-processing/, GPT-5.5 (read 2026-11-21)
+}
+
+SEARCH_FEES: Final = (
+    SearchFee("openai", "25", "https://developers.openai.com/api/docs/pricing", "2026-11-21"),
+    SearchFee("anthropic", "10", _CLAUDE_PRICING, "2026-11-21"),
+    SearchFee("google", "35", "https://ai.google.dev/gemini-api/docs/pricing", "2026-11-21"),
+    SearchFee("", "35", "the dearest of the above", "2026-11-21"),
+)  # fmt: skip
+
+
+def corrections(provider: str, model: str) -> dict[str, str]:
+    """USD per million tokens, by bucket, that replace the list's for this model."""
+    fixed: dict[str, str] = {}
+    for row in CORRECTIONS:
+        if provider == row.provider and model.startswith(row.starts_with):
+            fixed.update(row.usd_per_million)
+    return fixed
+
+
+def tier_times(tier: str, provider: str, model: str) -> Fraction | None:
+    """What a tier multiplies the standard price by, or None if that is not how it is priced."""
+    for row in TIER_MULTIPLIERS:
+        if tier == row.tier and row.provider in ("", provider) and model.startswith(row.starts_with):
+            return row.times
+    return None
+
+
+def premium_times(provider: str) -> Fraction:
+    """The multiple that bounds a dear tier without a listed price."""
+    return PREMIUM_TIMES.get(provider, PREMIUM_TIMES[""])
+
+
+def search_fee_usd(provider: str) -> str:
+    """USD per 1,000 web searches of a model without a fee of its own."""
+    return next(row.usd_per_thousand for row in SEARCH_FEES if row.provider in (provider, ""))

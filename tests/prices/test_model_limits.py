@@ -1,0 +1,70 @@
+"""How much a model can put out."""
+
+from __future__ import annotations
+
+import pytest
+
+from farebox.prices import limits as module
+from farebox.prices import model_limits
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "most", "reasons", "least"),
+    [
+        ("openai", "gpt-4o", 16_384, False, 16),
+        ("openai", "gpt-4o-2024-05-13", 4_096, False, 16),
+        ("openai", "ft:gpt-4o-mini-2024-07-18:acme::abc", 16_384, False, 16),
+        ("openai", "gpt-4.1-mini", 32_768, False, 16),
+        ("openai", "o3", 100_000, True, 16),
+        ("openai", "o4-mini-2025-04-16", 100_000, True, 16),
+        ("openai", "gpt-5-mini", 128_000, True, 16),
+        ("openai", "gpt-5-pro", 272_000, True, 16),
+        ("openai", "gpt-5.4", 128_000, True, 16),
+        ("openai", "gpt-6.1-sol", 128_000, True, 16),
+        ("azure.ai.openai", "gpt-4o-2024-11-20", 16_384, False, 16),
+        ("anthropic", "claude-3-haiku-20240307", 4_096, False, 1),
+        ("anthropic", "claude-3-5-haiku-latest", 8_192, False, 1),
+        ("anthropic", "claude-3-7-sonnet-latest", 64_000, False, 1),
+        ("anthropic", "claude-opus-4-1", 32_000, False, 1),
+        ("anthropic", "claude-sonnet-4-20250514", 64_000, False, 1),
+        ("anthropic", "claude-haiku-4-5", 64_000, False, 1),
+        ("anthropic", "claude-sonnet-4-6", 128_000, False, 1),
+        ("anthropic", "claude-opus-5-5", 128_000, True, 1),
+        ("aws.bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", 64_000, False, 1),
+        ("openrouter", "anthropic/claude-opus-5", 128_000, True, 1),
+        ("openrouter", "openai/gpt-5", 128_000, True, 16),
+        ("gcp.gemini", "models/gemini-2.5-pro", 65_536, True, 1),
+        ("gcp.gemini", "gemini-2.0-flash", 8_192, False, 1),
+        ("deepseek", "deepseek-v4-pro", 384_000, True, 1),
+        ("x_ai", "grok-4.3", 256_000, True, 1),
+        ("x_ai", "grok-4-fast-non-reasoning", 256_000, False, 1),
+        ("mistral_ai", "magistral-medium", 131_072, True, 1),
+    ],
+)
+def test_a_known_model_has_the_limits_its_provider_documents(
+    provider: str, model: str, most: int, reasons: bool, least: int
+) -> None:
+    limits = model_limits(provider, model)
+    assert (limits.max_output_tokens, limits.reasons, limits.least_cap) == (most, reasons, least)
+    assert limits.is_known
+
+
+def test_an_unknown_model_is_taken_to_be_large_and_to_reason() -> None:
+    limits = model_limits("local", "my-llm")
+    assert (limits.max_output_tokens, limits.reasons, limits.least_cap, limits.is_known) == (128_000, True, 1, False)
+    assert model_limits("openai", "gpt-99").least_cap == 16
+
+
+def test_unknown_names_leave_a_bounded_memory() -> None:
+    for number in range(5_000):
+        model_limits("openai", f"model-{number}")
+    model_limits("openai", "x" * 1_000_000)
+    assert module._find.cache_info().currsize <= 1_024
+
+
+def test_every_row_has_a_source_and_a_day_and_no_row_is_there_twice() -> None:
+    for table in module.TABLES:
+        assert table.source.startswith("https://")
+        assert len(table.read) == len("2026-11-21")
+    names = [row.starts_with for table in module.TABLES for row in table.rows]
+    assert len(names) == len(set(names))
