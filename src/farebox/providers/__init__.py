@@ -1,0 +1,78 @@
+"""The provider contract and its lookup: one file a provider, and nobody else knows a vendor's JSON.
+
+A provider works on the wire format.  A body or an answer is a mapping, or an SDK's model whose `__dict__` has the same
+fields; `fields()` makes one of both, so the same file serves the SDKs and plain HTTP.
+
+To add one: write a module with a class that fulfils `Provider`, and name it in `_BUILT_IN` or, from outside, as an entry
+point of the group `farebox.providers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+from farebox._call import Call
+
+
+class StreamReader(Protocol):
+    """Reads one stream's usage as it passes.  One object a stream; never raises."""
+
+    def see(self, chunk: Any) -> bool:
+        """Take note of a chunk; True when the caller must not see it because only farebox asked for it."""
+
+    def finish(self) -> None:
+        """The stream has ended by itself: write usage, ids and the model served to the call, where they were seen."""
+
+    def abandon(self, chunks: list[Any]) -> None:
+        """The stream was left early: `chunks` is all that had arrived.  Write `received_bytes`, and usage if it is final."""
+
+
+class Provider(Protocol):
+    """How one vendor's requests and answers are read and rewritten."""
+
+    #: OpenTelemetry GenAI name, such as "openai": the `sender` on the bus.
+    name: str
+    #: The package whose base clients are instrumented.
+    sdk: str
+
+    def read_request(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
+        """The call that a request makes, or None for a request that is free, unknown or malformed.
+
+        `path` has no query.  A None request goes out untouched and the SDK answers as it always does.
+        """
+
+    def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The top-level keys of `body` to change before it is sent, with their new values; {} when nothing changes."""
+
+    def read_answer(self, call: Call, answer: Any) -> None:
+        """Write usage, ids, served model and finish of a whole answer to `call`; what is unreadable stays None."""
+
+    def stream_reader(self, call: Call) -> StreamReader:
+        """A reader for one stream of `call`."""
+
+
+_BUILT_IN = {"openai": "farebox.providers.openai", "anthropic": "farebox.providers.anthropic"}
+
+
+def provider_names() -> list[str]:
+    """Names that `find_provider` knows, sorted."""
+    return sorted({*_BUILT_IN, *(point.name for point in entry_points(group="farebox.providers"))})
+
+
+def find_provider(name: str) -> Provider:
+    """The provider called `name`.
+
+    Raises:
+        ValueError: nothing has that name; the message lists what has.
+    """
+    if name in _BUILT_IN:
+        found: Provider = import_module(_BUILT_IN[name]).PROVIDER
+        return found
+    for point in entry_points(group="farebox.providers", name=name):
+        loaded = point.load()
+        found = loaded() if isinstance(loaded, type) else loaded
+        return found
+    raise ValueError(f"provider {name!r} is unknown; choose from {', '.join(provider_names())}")

@@ -1,0 +1,201 @@
+"""Anthropic's wire format: messages, and the same under `beta`.
+
+Field names: anthropic 2.12.0, `types/message_create_params.py`, `types/usage.py`, `types/message_delta_usage.py`
+(read 2026-11-21).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from farebox._call import Call, Usage
+from farebox.providers._reading import Sizes, UnreadableUsage, count, fields, listed, utf8_size, whole_number
+
+_MESSAGES: Final = "/v1/messages"
+
+#: Most input tokens of one content part.  Images: capped at about 4,784 on Claude 5.5, less before
+#: (docs.anthropic.com/en/docs/build-with-claude/vision, read 2026-11-21).  A document may fill a context window.
+_MEDIA_TOKENS: Final = {"image": 4_800, "document": 200_000, "file": 200_000, "container_upload": 200_000}
+
+# Parameters that put nothing in front of the model.  Any other one counts as text.
+_NOT_READ: Final = frozenset(
+    ("betas billing_policy cache_control container context_management inference_geo max_tokens messages metadata model "
+     "service_tier speed stop_sequences stream system temperature thinking tool_choice tools top_k top_p "
+     "user_profile_id").split()
+)  # fmt: skip
+
+_TOKENS_PER_MESSAGE: Final = 16
+_TOKENS_PER_REQUEST: Final = 64
+#: The system prompt that tools bring along is up to 804 tokens, Anthropic's own tools add up to 735 each
+#: (docs.anthropic.com/en/docs/build-with-claude/tool-use/overview, read 2026-11-21).
+_TOKENS_FOR_TOOLS: Final = 1_024
+_TOKENS_PER_TOOL: Final = 32
+_TOKENS_PER_OWN_TOOL: Final = 1_024
+#: What one use of a tool that runs at the provider can put in front of the model, and uses where none are declared.
+_SERVER_TOOL_TOKENS: Final = 200_000
+_SERVER_TOOL_USES: Final = 10
+_SERVER_TOOLS: Final = ("web_search", "web_fetch", "code_execution", "advisor", "mcp")
+
+
+class Anthropic:
+    """Messages over `POST /v1/messages`."""
+
+    name = "anthropic"
+    sdk = "anthropic"
+
+    def read_request(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
+        if not path.endswith(_MESSAGES):
+            return None
+        model, messages = body.get("model"), body.get("messages")
+        cap = whole_number(body.get("max_tokens"))
+        if type(model) is not str or not model or type(messages) is not list or not messages or cap is None:
+            return None
+
+        sizes = Sizes(_MEDIA_TOKENS)
+        last_bytes = 0
+        for message in messages:
+            content = fields(message).get("content")
+            last_bytes = sizes.add_text(content) if type(content) is str else sizes.add(content)
+        sizes.extra_tokens += _TOKENS_PER_REQUEST + _TOKENS_PER_MESSAGE * len(messages)
+        system = body.get("system")
+        system_bytes = sizes.add(system) if system else 0
+        tools = body.get("tools")
+        tools_bytes = _add_tools(sizes, tools) if tools else 0
+        for name in body.keys() - _NOT_READ:
+            sizes.add_json(body[name])
+
+        tier, speed = body.get("service_tier"), body.get("speed")
+        return Call(
+            provider_name=self.name,
+            operation_name="chat",
+            endpoint=_MESSAGES,
+            server_address=server_address,
+            request_model=model,
+            is_stream=bool(body.get("stream")),
+            declared_cap=cap,
+            tier="fast" if speed == "fast" else "standard" if tier == "standard_only" else "",
+            text_bytes=sizes.text_bytes,
+            dense_bytes=sizes.dense_bytes,
+            extra_input_tokens=sizes.extra_tokens,
+            has_images=sizes.has_images,
+            messages=len(messages),
+            system_bytes=system_bytes,
+            tools_bytes=tools_bytes,
+            last_message_bytes=last_bytes,
+        )
+
+    def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
+        changes: dict[str, Any] = {}
+        if call.sent_model:
+            changes["model"] = call.sent_model
+        if call.sent_cap is not None:
+            changes["max_tokens"] = call.sent_cap
+        return changes
+
+    def read_answer(self, call: Call, answer: Any) -> None:
+        found = fields(answer)
+        _read_head(call, found)
+        call.is_cut = found.get("stop_reason") == "max_tokens"
+        usage = found.get("usage")
+        if usage is not None:
+            call.usage = _read_usage(call, fields(usage))
+
+    def stream_reader(self, call: Call) -> _EventReader:
+        return _EventReader(call)
+
+
+class _EventReader:
+    """Lays the usage of `message_delta` over that of `message_start`, whose one output token is a placeholder."""
+
+    __slots__ = ("_call", "_delta", "_start")
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+        self._start: Any = None
+        self._delta: Any = None
+
+    def see(self, event: Any) -> bool:
+        kind = fields(event).get("type")
+        if kind == "message_delta":
+            self._delta = event
+        elif kind == "message_start":
+            self._start = fields(event).get("message")
+        return False
+
+    def finish(self) -> None:
+        start, delta = fields(self._start), fields(self._delta)
+        _read_head(self._call, start)
+        self._call.is_cut = fields(delta.get("delta")).get("stop_reason") == "max_tokens"
+        if delta.get("usage") is not None:
+            self._call.usage = _read_usage(self._call, _overlay(start.get("usage"), delta["usage"]))
+
+    def abandon(self, chunks: list[Any]) -> None:
+        received = 0
+        for event in chunks:
+            self.see(event)
+            found = fields(event)
+            for part in (found.get("delta"), found.get("content_block")):
+                received += sum(utf8_size(item) for item in fields(part).values() if isinstance(item, str))
+        _read_head(self._call, fields(self._start))
+        if fields(fields(self._delta).get("delta")).get("stop_reason"):
+            self.finish()
+        self._call.received_bytes = received
+
+
+def _add_tools(sizes: Sizes, tools: Any) -> int:
+    size = sizes.add_json(tools)
+    sizes.extra_tokens += _TOKENS_FOR_TOOLS
+    for tool in listed(tools) or ():
+        kind = fields(tool).get("type")
+        if not isinstance(kind, str) or kind == "custom":
+            sizes.extra_tokens += _TOKENS_PER_TOOL
+            continue
+        sizes.extra_tokens += _TOKENS_PER_OWN_TOOL
+        if kind.startswith(_SERVER_TOOLS):
+            uses = whole_number(fields(tool).get("max_uses"))
+            sizes.extra_tokens += _SERVER_TOOL_TOKENS * (_SERVER_TOOL_USES if uses is None else uses)
+    return size
+
+
+def _overlay(start: Any, delta: Any) -> dict[str, Any]:
+    return {**fields(start), **{name: value for name, value in fields(delta).items() if value is not None}}
+
+
+def _read_head(call: Call, found: Mapping[str, Any]) -> None:
+    for name, value in (("response_id", found.get("id")), ("response_model", found.get("model"))):
+        if type(value) is str:
+            setattr(call, name, value[:200])
+    usage = fields(found.get("usage"))
+    served = "fast" if usage.get("speed") == "fast" else usage.get("service_tier")
+    if type(served) is str:
+        call.served_tier = served[:40]
+
+
+def _read_usage(call: Call, usage: Mapping[str, Any]) -> Usage | None:
+    """Disjoint buckets of a Usage, whose `input_tokens` leaves out everything cached.
+
+    Cache writes without their split by lifetime count as written for an hour, the dearer kind.
+    """
+    try:
+        written = count(usage, "cache_creation_input_tokens")
+        split = fields(usage.get("cache_creation")) if written else {}
+        written_5m = count(split, "ephemeral_5m_input_tokens") if split else 0
+        output = count(usage, "output_tokens", required=True)
+        details, server = usage.get("output_tokens_details"), usage.get("server_tool_use")
+        thinking = count(fields(details), "thinking_tokens") if details is not None else 0
+        return Usage(
+            uncached_input_tokens=count(usage, "input_tokens", required=True),
+            cache_read_tokens=count(usage, "cache_read_input_tokens"),
+            cache_write_5m_tokens=min(written_5m, written),
+            cache_write_1h_tokens=max(0, written - written_5m),
+            visible_output_tokens=max(0, output - thinking),
+            reasoning_tokens=min(thinking, output),
+            web_searches=count(fields(server), "web_search_requests") if server is not None else 0,
+        )
+    except UnreadableUsage as reason:
+        call.doubt = str(reason)
+        return None
+
+
+PROVIDER: Final = Anthropic()
