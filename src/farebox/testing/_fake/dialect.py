@@ -1,0 +1,147 @@
+"""The contract of a format: chat completions and messages each read a request, answer it, and stream it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import attrs
+
+from farebox.testing._fake.prices import Vendor
+
+IMAGE_TOKENS = 765  # any image, sound or file counts as one 1024 x 1024 image of gpt-4o; say input_tokens= for more
+MESSAGE_TOKENS = 3  # what a chat template adds to every message, and once more before the answer
+
+Count = Callable[[str], int]
+
+
+class Fault(Exception):
+    """An answer with an error status."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        type: str | None = None,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.type = type
+        self.param = param
+        self.code = code
+
+
+@attrs.frozen(kw_only=True)
+class Ask:
+    """What a request asks for, in either format."""
+
+    model: str
+    stream: bool
+    cap: int | None  # output tokens per choice
+    choices: int
+    wants_usage: bool  # a stream whose usage is to be told
+    input_tokens: int
+
+
+@attrs.frozen
+class Piece:
+    """One chunk of the visible text of a choice."""
+
+    text: str
+    tokens: int
+
+
+@attrs.frozen(kw_only=True)
+class Reply:
+    """What the model says. Token counts are totals over all choices; text and pieces are those of one choice."""
+
+    response_id: str
+    created: int
+    model: str
+    text: str
+    pieces: tuple[Piece, ...]
+    choices: int
+    input_tokens: int
+    cached_tokens: int
+    cache_write_tokens: int
+    cache_write_1h_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    cut: bool
+
+
+@attrs.frozen
+class Event:
+    """One server-sent event; `tokens` of the answer were generated with it."""
+
+    payload: dict[str, Any] | str
+    name: str | None = None
+    tokens: int = 0
+    is_content: bool = False
+
+    def encode(self) -> bytes:
+        data = self.payload if isinstance(self.payload, str) else json.dumps(self.payload, separators=(",", ":"))
+        head = "" if self.name is None else f"event: {self.name}\n"
+        return f"{head}data: {data}\n\n".encode()
+
+
+class Dialect(Protocol):
+    """A format. Every method is pure."""
+
+    vendor: Vendor
+    request_id_header: str
+    paths: tuple[str, ...]
+    free_paths: tuple[str, ...]  # those of `paths` that are not charged and answer the number of input tokens
+
+    def response_id(self, number: int) -> str: ...
+
+    def malformed(self, detail: str) -> Fault: ...
+
+    def unknown_model(self, model: str) -> Fault: ...
+
+    def unknown_path(self, method: str, path: str) -> Fault: ...
+
+    def read(self, path: str, body: dict[str, Any], count: Count) -> Ask:
+        """What the request asks for. Raises Fault for what the real API refuses."""
+
+    def answer(self, reply: Reply) -> dict[str, Any]: ...
+
+    def events(self, ask: Ask, reply: Reply) -> Iterator[Event]: ...
+
+    def usage(self, reply: Reply, output_tokens: int) -> dict[str, Any]: ...
+
+    def error(self, fault: Fault, request_id: str) -> dict[str, Any]: ...
+
+    def error_event(self, fault: Fault, request_id: str) -> Event: ...
+
+
+def count_content(content: Any, count: Count) -> int:
+    """Tokens of a message's content: a string or a list of parts, in either format."""
+    if content is None:
+        return 0
+    if isinstance(content, str):
+        return count(content)
+    if isinstance(content, list):
+        return sum(_count_part(part, count) for part in content)
+    return count_json(content, count)
+
+
+def _count_part(part: Any, count: Count) -> int:
+    if not isinstance(part, dict):
+        return count_json(part, count)
+    if isinstance(part.get("text"), str):
+        return count(part["text"])
+    if part.get("type") == "tool_result":
+        return count_content(part.get("content"), count)
+    if part.get("type") in ("image", "image_url", "input_audio", "file", "document"):
+        return IMAGE_TOKENS
+    return count_json(part, count)
+
+
+def count_json(value: Any, count: Count) -> int:
+    return count(json.dumps(value, ensure_ascii=False, separators=(",", ":")))

@@ -1,0 +1,274 @@
+"""One request, from arrival to its last byte: record, plan, gate, charge, answer."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+import attrs
+
+from farebox.testing._fake.answer import Answer, Tokenizer, compose
+from farebox.testing._fake.bill import BillLine, Till
+from farebox.testing._fake.chat import Chat
+from farebox.testing._fake.dialect import Ask, Dialect, Event, Fault, Reply
+from farebox.testing._fake.gate import Gate, Ticket
+from farebox.testing._fake.messages import Messages
+from farebox.testing._fake.odd import Odd
+from farebox.testing._fake.prices import Price, price_of
+from farebox.testing._fake.request import Request, RequestLog
+from farebox.testing._fake.script import Plan, Script
+from farebox.testing._fake.server import ClientGone, Connection, Incoming, Stopped, chunk, stream_head
+
+DIALECTS: tuple[Dialect, ...] = (Chat(), Messages())
+LOOK_SECONDS = 0.02  # how often a hanging answer looks whether its client is still there
+
+StreamBilling = Literal["whole", "generated"]
+
+
+@attrs.define
+class _Call:
+    """What is known of the request under way."""
+
+    connection: Connection
+    dialect: Dialect
+    request: Request
+    ask: Ask | None
+    fault: Fault | None
+    plan: Plan
+    ticket: Ticket
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {self.dialect.request_id_header: self.request.request_id}
+
+
+@attrs.define
+class Exchange:
+    """Answers requests by the script, and writes the bill before any byte of an answer."""
+
+    script: Script
+    gate: Gate
+    till: Till
+    log: RequestLog
+    prices: dict[str, Price]
+    tokenizer: Tokenizer
+    clock: Callable[[], float]
+    stream_billing: StreamBilling
+    stopping: threading.Event
+    _arrivals: threading.Lock = attrs.field(factory=threading.Lock)
+
+    def serve(self, incoming: Incoming, connection: Connection) -> None:
+        call = self._arrive(incoming, connection)
+        try:
+            self._respond(call)
+        finally:
+            self.gate.leave(call.ticket)
+
+    def _arrive(self, incoming: Incoming, connection: Connection) -> _Call:
+        """Number the request and draw its plan in one step, so that the order of arrival decides everything."""
+        dialect = _dialect(incoming)
+        body, ask, fault = self._read(incoming, dialect)
+        with self._arrivals:
+            request = self.log.add(incoming.method, incoming.path, incoming.headers, body, self.clock())
+            plan = Plan() if ask is None else self.script.draw(ask.model, free=incoming.path in dialect.free_paths)
+            return _Call(connection, dialect, request, ask, fault, plan, self.gate.arrive())
+
+    def _read(self, incoming: Incoming, dialect: Dialect) -> tuple[dict[str, Any] | None, Ask | None, Fault | None]:
+        """The body, what it asks for, and why it is refused."""
+        body: Any = None
+        try:
+            body = json.loads(incoming.body)
+        except ValueError as error:
+            malformed = dialect.malformed(str(error))
+        else:
+            malformed = dialect.malformed("expected an object")
+        body = body if isinstance(body, dict) else None
+        try:
+            if incoming.method != "POST" or incoming.path not in dialect.paths:
+                raise dialect.unknown_path(incoming.method, incoming.path)
+            if body is None:
+                raise malformed
+            ask = dialect.read(incoming.path, body, self.tokenizer)
+            self._price(dialect, ask.model)
+        except Fault as fault:
+            return body, None, fault
+        return body, ask, None
+
+    def _price(self, dialect: Dialect, model: str) -> Price:
+        price = price_of(model, self.prices)
+        if price is None or price.vendor not in (None, dialect.vendor):
+            raise dialect.unknown_model(model)
+        return price
+
+    def _respond(self, call: _Call) -> None:
+        plan = call.plan
+        if not (call.ask is not None and call.ask.stream and call.ticket.after_chunks is not None):
+            self._pass_gate(call)
+        if plan.delay_seconds is not None and self.stopping.wait(plan.delay_seconds):
+            raise Stopped
+        fault, headers = call.fault, call.headers
+        if plan.fail is not None:
+            fault = Fault(plan.fail.status, plan.fail.message)
+            headers = {**headers, **plan.fail.headers}
+        if fault is not None or call.ask is None:
+            assert fault is not None
+            self.log.answered(call.request.number, fault.status)
+            payload = call.dialect.error(fault, call.request.request_id)
+            call.connection.answer_json(fault.status, headers, payload)
+        elif call.request.path in call.dialect.free_paths:
+            self.log.answered(call.request.number, 200)
+            call.connection.answer_json(200, headers, {"input_tokens": call.ask.input_tokens})
+        elif plan.drop is not None and plan.drop.after == "arrival":
+            call.connection.keep = False
+        else:
+            self._answer(call, call.ask)
+
+    def _pass_gate(self, call: _Call) -> None:
+        call.ticket.passed.wait()
+        if self.stopping.is_set():
+            raise Stopped
+
+    def _answer(self, call: _Call, ask: Ask) -> None:
+        """Charge, then say it: whole or as a stream, or not at all."""
+        plan, dialect = call.plan, call.dialect
+        answer = plan.answer(call.request) if callable(plan.answer) else plan.answer
+        if not isinstance(answer, Answer):
+            raise TypeError(f"the function given to answer() returned {answer!r}, not an Answer")
+        reply = compose(
+            answer,
+            ask,
+            self.tokenizer,
+            response_id=dialect.response_id(call.request.number),
+            created=int(self.clock()),
+            chunks=plan.chunks,
+        )
+        grows = ask.stream and self._grows(plan)
+        line = self._charge(call, ask, reply, grows)
+        if plan.hang is not None:
+            self._hang(call, plan.hang.seconds)
+        if plan.drop is not None and plan.drop.after == "billing":
+            call.connection.keep = False
+        elif ask.stream and (plan.odd is None or plan.odd.body is None):
+            self._stream(call, ask, reply, line, grows)
+        else:
+            self._whole(call, ask, reply, line, plan.odd or Odd())
+
+    def _grows(self, plan: Plan) -> bool:
+        """Whether a stream is charged as it is generated. An answer that nobody gets to see was generated in full."""
+        unseen = plan.hang is not None or (plan.drop is not None and plan.drop.after == "billing")
+        whole = unseen or (plan.odd is not None and plan.odd.body is not None)
+        return not whole and (self.stream_billing == "generated" or plan.pace_seconds is not None)
+
+    def _charge(self, call: _Call, ask: Ask, reply: Reply, grows: bool) -> int:
+        price = self._price(call.dialect, reply.model)
+        return self.till.charge(
+            price,
+            BillLine(
+                number=0,
+                path=call.request.path,
+                model=reply.model,
+                stream=ask.stream,
+                input_tokens=reply.input_tokens,
+                cached_tokens=reply.cached_tokens,
+                cache_write_tokens=reply.cache_write_tokens,
+                cache_write_1h_tokens=reply.cache_write_1h_tokens,
+                output_tokens=reply.reasoning_tokens if grows else reply.output_tokens,
+                reasoning_tokens=reply.reasoning_tokens,
+                usd_nanos=0,
+                finished=False,
+                request_id=call.request.request_id,
+                response_id=reply.response_id,
+                at=self.clock(),
+            ),
+        )
+
+    def _hang(self, call: _Call, seconds: float | None) -> None:
+        until = None if seconds is None else time.monotonic() + seconds
+        while until is None or time.monotonic() < until:
+            if self.stopping.wait(LOOK_SECONDS):
+                raise Stopped
+            if call.connection.gone():
+                raise ClientGone
+
+    def _whole(self, call: _Call, ask: Ask, reply: Reply, line: int, odd: Odd) -> None:
+        """A plain answer, or the odd body of a stream, in one piece."""
+        if ask.stream:
+            content_type = "text/event-stream; charset=utf-8"
+            body = b"".join(event.encode() for event in self._events(call, ask, reply))
+        else:
+            content_type = "application/json"
+            body = json.dumps(odd.payload(call.dialect.answer(reply)), separators=(",", ":")).encode()
+        headers = {"content-type": odd.content_type or content_type, **call.headers}
+        body = odd.raw(body)
+        self.log.answered(call.request.number, 200)
+        if call.plan.drop is not None:
+            call.connection.answer(200, headers, body, cut_at=len(body) // 2)
+            return
+        self.till.finish(line)
+        try:
+            call.connection.answer(200, headers, body)
+        except ConnectionError:
+            self.till.finish(line, False)
+            raise
+
+    def _events(self, call: _Call, ask: Ask, reply: Reply) -> Iterator[Event]:
+        events = call.dialect.events(ask, reply)
+        if call.plan.odd is None:
+            return events
+        return call.plan.odd.events(events, call.dialect, ask, reply, call.request.request_id)
+
+    def _stream(self, call: _Call, ask: Ask, reply: Reply, line: int, grows: bool) -> None:
+        """Send event by event; a bill that grows does so before each is sent, and no more once the client has gone."""
+        connection, plan, ticket = call.connection, call.plan, call.ticket
+        content_type = (plan.odd and plan.odd.content_type) or "text/event-stream; charset=utf-8"
+        waiting = stream_head({"content-type": content_type, "cache-control": "no-cache", **call.headers})
+        hurries = not (grows or plan.drop or ticket.after_chunks is not None)
+        self.log.answered(call.request.number, 200)
+        held = ticket.after_chunks is not None
+        sent = 0
+        for event in self._events(call, ask, reply):
+            if plan.drop is not None and sent == plan.drop.chunks:
+                break
+            if held and sent == ticket.after_chunks:
+                connection.send(waiting)
+                waiting = b""
+                self._wait_in_stream(call)
+                held = False
+            if event.is_content:
+                if grows and connection.gone(plan.pace_seconds or 0.0 if sent else 0.0):
+                    return
+                sent += 1
+            if grows and event.tokens:
+                self.till.grow(line, output_tokens=event.tokens)
+            waiting += chunk(event.encode())
+            if not hurries:
+                connection.send(waiting)
+                waiting = b""
+        if plan.drop is not None:
+            connection.send(waiting)
+            connection.keep = False
+            return
+        self.till.finish(line)
+        try:
+            connection.send(waiting + chunk(b""))
+        except ConnectionError:
+            self.till.finish(line, False)
+            raise
+
+    def _wait_in_stream(self, call: _Call) -> None:
+        while not call.ticket.passed.wait(LOOK_SECONDS):
+            if call.connection.gone():
+                raise ClientGone
+        if self.stopping.is_set():
+            raise Stopped
+
+
+def _dialect(incoming: Incoming) -> Dialect:
+    """By the path; an unknown path is refused in the format of the client's headers."""
+    for dialect in DIALECTS:
+        if incoming.path in dialect.paths:
+            return dialect
+    return DIALECTS["anthropic-version" in incoming.headers or "x-api-key" in incoming.headers]

@@ -1,0 +1,125 @@
+"""What the fake provider charges: its own list, so that a wrong price elsewhere can't hide behind the same one here.
+
+List prices for standard use, not batch, in USD per million tokens. Source: typed in here, then compared by eye with the
+tables of genai-prices 0.2.3 on 2026-11-21; the vendors' own pages (platform.openai.com/docs/pricing,
+platform.claude.com/docs/en/about-claude/pricing) were not at hand that day.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Literal
+
+import attrs
+
+PICOS_PER_NANO = 1_000
+_PICOS_PER_TOKEN = 1_000_000  # one USD per million tokens is a million picodollars per token
+
+Rate = str | int | float | Decimal
+Vendor = Literal["openai", "anthropic"]
+
+
+def _picos(rate: Rate) -> int:
+    """USD per million tokens as exact integer picodollars per token."""
+    picos = Decimal(str(rate)) * _PICOS_PER_TOKEN
+    if picos != picos.to_integral_value() or picos < 0:
+        raise ValueError(f"price {rate!r} USD per million tokens is negative or finer than a picodollar per token")
+    return int(picos)
+
+
+def _picos_or_none(rate: Rate | None) -> int | None:
+    return None if rate is None else _picos(rate)
+
+
+@attrs.frozen
+class Price:
+    """Rates of one model, given in USD per million tokens as price pages print them, kept in picodollars per token.
+
+    `cached` None is the input rate; `cache_write` None is the input rate, `cache_write_1h` None is `cache_write`.
+    `longer=(above, price)`: a prompt of more than `above` input tokens is charged at `price` throughout.
+    `vendor` None serves the model in both formats, otherwise the other one answers 404.
+    """
+
+    input: int = attrs.field(converter=_picos)
+    output: int = attrs.field(converter=_picos)
+    cached: int | None = attrs.field(default=None, converter=_picos_or_none)
+    cache_write: int | None = attrs.field(default=None, converter=_picos_or_none)
+    cache_write_1h: int | None = attrs.field(default=None, converter=_picos_or_none)
+    longer: tuple[int, Price] | None = None
+    vendor: Vendor | None = None
+
+    def nanos(
+        self,
+        *,
+        input_tokens: int,
+        output_tokens: int,
+        cached_tokens: int = 0,
+        cache_write_tokens: int = 0,
+        cache_write_1h_tokens: int = 0,
+    ) -> int:
+        """The charge in nanodollars, rounded up once.
+
+        `input_tokens` holds all input; cached and written tokens are parts of it.
+        """
+        rates = self
+        if self.longer is not None and input_tokens > self.longer[0]:
+            rates = self.longer[1]
+        cached = rates.input if rates.cached is None else rates.cached
+        write = rates.input if rates.cache_write is None else rates.cache_write
+        write_1h = write if rates.cache_write_1h is None else rates.cache_write_1h
+        fresh_tokens = input_tokens - cached_tokens - cache_write_tokens - cache_write_1h_tokens
+        picos = (
+            fresh_tokens * rates.input
+            + cached_tokens * cached
+            + cache_write_tokens * write
+            + cache_write_1h_tokens * write_1h
+            + output_tokens * rates.output
+        )
+        return -(-picos // PICOS_PER_NANO)
+
+
+def _openai(input: str, cached: str, output: str) -> Price:
+    return Price(input=input, cached=cached, output=output, vendor="openai")
+
+
+def _claude(input: str, cached: str, output: str, write: str, write_1h: str, longer: Price | None = None) -> Price:
+    return Price(
+        input=input,
+        cached=cached,
+        output=output,
+        cache_write=write,
+        cache_write_1h=write_1h,
+        longer=None if longer is None else (200_000, longer),
+        vendor="anthropic",
+    )
+
+
+PRICES: dict[str, Price] = {
+    #                       input   cached   output
+    "gpt-4o": _openai("2.50", "1.25", "10.00"),
+    "gpt-4o-mini": _openai("0.15", "0.075", "0.60"),
+    "gpt-4.1": _openai("2.00", "0.50", "8.00"),
+    "gpt-4.1-mini": _openai("0.40", "0.10", "1.60"),
+    "gpt-4.1-nano": _openai("0.10", "0.025", "0.40"),
+    "gpt-5": _openai("1.25", "0.125", "10.00"),
+    "gpt-5-mini": _openai("0.25", "0.025", "2.00"),
+    "gpt-5-nano": _openai("0.05", "0.005", "0.40"),
+    "o3": _openai("2.00", "0.50", "8.00"),
+    "o4-mini": _openai("1.10", "0.275", "4.40"),
+    #                            input   cached  output   write   write 1 h
+    "claude-opus-4-5": _claude("5.00", "0.50", "25.00", "6.25", "10.00"),
+    "claude-sonnet-4-5": _claude(
+        "3.00", "0.30", "15.00", "3.75", "6.00", longer=_claude("6.00", "0.60", "22.50", "7.50", "12.00")
+    ),
+    "claude-haiku-4-5": _claude("1.00", "0.10", "5.00", "1.25", "2.00"),
+    "claude-opus-5-5": _claude("4.00", "0.20", "20.00", "5.00", "8.00"),
+    "claude-sonnet-5-5": _claude("2.00", "0.10", "10.00", "2.50", "4.00"),
+}
+
+_SNAPSHOT = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|latest)$")
+
+
+def price_of(model: str, prices: dict[str, Price]) -> Price | None:
+    """The price of a model or of a dated snapshot of it; None if the provider has no such model."""
+    return prices.get(model) or prices.get(_SNAPSHOT.sub("", model))
