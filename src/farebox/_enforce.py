@@ -73,7 +73,11 @@ def before_call(provider_name: str, *, call: Call) -> Coroutine[Any, Any, None] 
     if frame is not None and frame.accounts and frame.is_inherited:
         raise _speak.forked(frame)
     plan = _quote(call, frame)
-    answer = reserve(call, plan)
+    try:
+        answer = reserve(call, plan)
+    except BaseException:
+        plan.books.release(call.number)
+        raise
     if type(answer) is Grant:
         return None
     steps = _negotiate(call, plan, answer)
@@ -294,7 +298,6 @@ def after_call(provider_name: str, *, call: Call) -> None:
     plan: Plan | None = call.plan
     if plan is None or plan.grant is None:
         return
-    call.plan = None
     call.ended_at_seconds = time.time()
     usage = call.usage
     if usage is not None:
@@ -319,6 +322,7 @@ def after_call(provider_name: str, *, call: Call) -> None:
             ledger.settle(call.number, nanos or 0, tokens_in + tokens_out, 1, row)
         else:
             ledger.release(call.number, row)
+    call.plan = None  # not before it is paid: who is interrupted here comes again
     _learn(call, plan)
 
 

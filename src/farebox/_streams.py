@@ -274,7 +274,12 @@ def end_call(call: Call, outcome: Outcome, error: BaseException | None = None) -
     if error is not None:
         call.error_class = type(error).__name__
     call.activity = None
-    signals.post_call.send(call.provider_name, call=call)
+    try:
+        signals.post_call.send(call.provider_name, call=call)
+    except BaseException:
+        if call.plan is not None:
+            signals.settle_late(call)  # interrupted before it was paid: whoever is next pays it
+        raise
 
 
 def read_answer(call: Call, provider: Provider, answer: Any) -> None:

@@ -74,7 +74,15 @@ def is_prose(text: str) -> bool:
 class Sizes:
     """Adds up what a model will read: bytes of text, how much of it is dense, and tokens that no text accounts for."""
 
-    __slots__ = ("dense_bytes", "extra_tokens", "has_audio", "has_images", "media_tokens", "text_bytes")
+    __slots__ = (
+        "cache_lifetimes",
+        "dense_bytes",
+        "extra_tokens",
+        "has_audio",
+        "has_images",
+        "media_tokens",
+        "text_bytes",
+    )
 
     def __init__(self, media_tokens: Mapping[str, int]) -> None:
         """`media_tokens`: the most tokens that a content part of each media type takes."""
@@ -84,6 +92,8 @@ class Sizes:
         self.extra_tokens = 0
         self.has_audio = False
         self.has_images = False
+        #: Lifetimes of the prompt caches that parts ask to be written to, "" for the provider's usual one.
+        self.cache_lifetimes: set[str] = set()
 
     def add_text(self, text: str) -> int:
         """Count a text; returns its bytes."""
@@ -92,6 +102,10 @@ class Sizes:
         if not is_prose(text):
             self.dense_bytes += size
         return size
+
+    def add_cache_control(self, control: Any) -> None:
+        """Take note of a part that asks to be written to a prompt cache."""
+        self.cache_lifetimes.add(str(fields(control).get("ttl") or ""))
 
     def add_json(self, value: Any) -> int:
         """Count a structure that the provider serialises in its own way; returns the bytes counted.
@@ -127,6 +141,8 @@ class Sizes:
                 self.has_audio = self.has_audio or "audio" in kind
                 self.has_images = self.has_images or "image" in kind
                 return 0
+            if found.get("cache_control") is not None:
+                self.add_cache_control(found["cache_control"])
             self.extra_tokens += 4 * len(found)
             return sum(
                 self.add_text(str(key)) + self.add(item, depth + 1)

@@ -62,6 +62,8 @@ class Anthropic:
         system_bytes = sizes.add(system) if system else 0
         tools = body.get("tools")
         tools_bytes = _add_tools(sizes, tools) if tools else 0
+        if body.get("cache_control") is not None:
+            sizes.add_cache_control(body["cache_control"])
         for name in body.keys() - _NOT_READ:
             sizes.add_json(body[name])
 
@@ -78,6 +80,8 @@ class Anthropic:
             text_bytes=sizes.text_bytes,
             dense_bytes=sizes.dense_bytes,
             extra_input_tokens=sizes.extra_tokens,
+            cache_write="none" if not sizes.cache_lifetimes else "5m" if sizes.cache_lifetimes <= {"", "5m"} else "1h",
+            reasons=fields(body.get("thinking")).get("type") in ("enabled", "adaptive", "between_tools"),
             has_images=sizes.has_images,
             messages=len(messages),
             system_bytes=system_bytes,
@@ -147,13 +151,16 @@ def _add_tools(sizes: Sizes, tools: Any) -> int:
     size = sizes.add_json(tools)
     sizes.extra_tokens += _TOKENS_FOR_TOOLS
     for tool in listed(tools) or ():
-        kind = fields(tool).get("type")
+        found = fields(tool)
+        kind = found.get("type")
+        if found.get("cache_control") is not None:
+            sizes.add_cache_control(found["cache_control"])
         if not isinstance(kind, str) or kind == "custom":
             sizes.extra_tokens += _TOKENS_PER_TOOL
             continue
         sizes.extra_tokens += _TOKENS_PER_OWN_TOOL
         if kind.startswith(_SERVER_TOOLS):
-            uses = whole_number(fields(tool).get("max_uses"))
+            uses = whole_number(found.get("max_uses"))
             sizes.extra_tokens += _SERVER_TOOL_TOKENS * (_SERVER_TOOL_USES if uses is None else uses)
     return size
 
@@ -175,12 +182,12 @@ def _read_head(call: Call, found: Mapping[str, Any]) -> None:
 def _read_usage(call: Call, usage: Mapping[str, Any]) -> Usage | None:
     """Disjoint buckets of a Usage, whose `input_tokens` leaves out everything cached.
 
-    Cache writes without their split by lifetime count as written for an hour, the dearer kind.
+    Cache writes without their split by lifetime count as the longest that the request asked for, the dearest.
     """
     try:
         written = count(usage, "cache_creation_input_tokens")
         split = fields(usage.get("cache_creation")) if written else {}
-        written_5m = count(split, "ephemeral_5m_input_tokens") if split else 0
+        written_5m = count(split, "ephemeral_5m_input_tokens") if split else written if call.cache_write == "5m" else 0
         output = count(usage, "output_tokens", required=True)
         details, server = usage.get("output_tokens_details"), usage.get("server_tool_use")
         thinking = count(fields(details), "thinking_tokens") if details is not None else 0

@@ -86,6 +86,8 @@ class OpenAI:
             text_bytes=sizes.text_bytes,
             dense_bytes=sizes.dense_bytes,
             extra_input_tokens=sizes.extra_tokens,
+            cache_write="12h" if _caches_for_long(body) else "30m",
+            reasons=body.get("reasoning_effort") not in (None, "none"),
             has_audio=sizes.has_audio or bool(body.get("audio")),
             has_images=sizes.has_images,
             messages=len(messages),
@@ -119,6 +121,10 @@ class OpenAI:
 
     def stream_reader(self, call: Call) -> _ChatReader:
         return _ChatReader(call)
+
+
+def _caches_for_long(body: Mapping[str, Any]) -> bool:
+    return fields(body.get("prompt_cache_options")).get("ttl") == "12h"
 
 
 class _ChatReader:
