@@ -1,0 +1,134 @@
+"""Whether a need fits its accounts, with which output cap, and why not: arithmetic on balances, no state.
+
+A balance is a tuple of ten ints: (spent, reserved, debt) in usd nanodollars, then in tokens, then in calls, then the
+number of holds open on the account.  `balances` maps account keys to them; an account that is missing is `EMPTY`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
+
+from farebox.errors import Unit
+from farebox.ledgers import NO_LIMIT, Account, Need, Shortfall, cap_within
+
+BalanceTuple = tuple[int, int, int, int, int, int, int, int, int, int]
+Amounts = tuple[int, int, int]
+
+EMPTY: Final[BalanceTuple] = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+NOTHING: Final[Amounts] = (0, 0, 0)
+UNITS: Final[tuple[Unit, Unit, Unit]] = ("usd", "tokens", "calls")
+
+
+def amounts_of(need: Need, cap: int) -> Amounts:
+    """What `need` takes with an output cap of `cap`: usd nanodollars, tokens, calls."""
+    return need.usd_nanos(cap), need.tokens(cap), need.calls
+
+
+def limits_of(account: Account) -> Amounts:
+    return account.limit_usd_nanos, account.limit_tokens, account.limit_calls
+
+
+def past(before: int, more: int, limit: int) -> int:
+    """How much of `more` lies past `limit` when it is put on top of `before`."""
+    return max(0, min(more, before + more - limit))
+
+
+def shortfall(
+    balances: Mapping[Any, Any],
+    accounts: Sequence[Account],
+    forced: Collection[Account],
+    least: Amounts,
+    floor: Amounts,
+    own: Amounts = NOTHING,
+) -> Shortfall | None:
+    """Who is short, or None: `floor` must fit where others hold some of the unit, `least` where nobody does.
+
+    `own` is what the asking hold has already: it can't be waited for, because it ends after what it asks for.
+    """
+    contended: Shortfall | None = None
+    for account in accounts:
+        if account in forced:
+            continue
+        balance = balances.get(account.key, EMPTY)
+        for i, limit in enumerate(limits_of(account)):
+            spent, reserved, smallest = balance[3 * i], balance[3 * i + 1], least[i]
+            if own[i] + smallest > limit:
+                return Shortfall(account, UNITS[i], limit, spent, reserved, smallest, "oversized")
+            if spent + own[i] + smallest > limit:
+                return Shortfall(account, UNITS[i], limit, spent, reserved, smallest, "exhausted")
+            required = floor[i] if reserved else smallest
+            if contended is None and spent + reserved + required > limit:
+                contended = Shortfall(account, UNITS[i], limit, spent, reserved, required, "contended")
+    return contended
+
+
+def pick_cap(
+    balances: Mapping[Any, Any], accounts: Sequence[Account], need: Need, forced: Collection[Account]
+) -> int | Shortfall:
+    """The output cap to grant, as `Need` says, from what is left in all accounts right now."""
+    # Comparisons where min() and max() would read better: those cost four times as much, and most calls come this way.
+    left_usd = left_tokens = NO_LIMIT
+    for account in accounts:
+        if forced and account in forced:
+            continue
+        balance = balances.get(account.key, EMPTY)
+        left = account.limit_usd_nanos - balance[0] - balance[1]
+        if left < left_usd:  # noqa: PLR1730
+            left_usd = left
+        limit = account.limit_tokens
+        if limit != NO_LIMIT:
+            left = limit - balance[3] - balance[4]
+            if left < left_tokens:  # noqa: PLR1730
+                left_tokens = left
+    # How many output tokens that buys; below zero where not even the fixed part fits.
+    buys = left_usd - need.fixed_usd_nanos
+    rate = need.usd_nanos_per_token
+    if rate:
+        buys //= rate
+    elif buys >= 0:
+        buys = NO_LIMIT
+    if left_tokens != NO_LIMIT:
+        left_tokens -= need.fixed_tokens
+        rate = need.tokens_per_token
+        if rate:
+            left_tokens //= rate
+        elif left_tokens >= 0:
+            left_tokens = NO_LIMIT
+        if left_tokens < buys:  # noqa: PLR1730
+            buys = left_tokens
+    affordable = cap_within(buys)
+    if affordable < need.floor_cap:
+        least, floor = amounts_of(need, need.least_cap), amounts_of(need, need.floor_cap)
+        short = shortfall(balances, accounts, forced, least, floor)
+        if short is not None:
+            return short
+    cap = need.want_cap
+    if need.share:
+        shared = cap_within(buys // need.share)
+        if shared > cap:  # noqa: PLR1730
+            cap = shared
+    if cap > need.most_cap:  # noqa: PLR1730
+        cap = need.most_cap
+    return cap if cap < affordable else affordable  # noqa: FURB136
+
+
+def would_fit(
+    balances: Mapping[Any, Any],
+    accounts: Sequence[Account],
+    need: Need,
+    forced: Collection[Account],
+    back: Mapping[Any, Sequence[int]],
+) -> bool:
+    """Whether `need` fits once `back`, amounts per account key, was given back unspent."""
+    least, floor = amounts_of(need, need.least_cap), amounts_of(need, need.floor_cap)
+    for account in accounts:
+        if account in forced:
+            continue
+        balance, returned = balances.get(account.key, EMPTY), back.get(account.key, NOTHING)
+        for i, limit in enumerate(limits_of(account)):
+            still_reserved = balance[3 * i + 1] - returned[i]
+            required = floor[i] if still_reserved > 0 else least[i]
+            if balance[3 * i] + still_reserved + required > limit:
+                return False
+    return True

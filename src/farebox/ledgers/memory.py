@@ -1,0 +1,294 @@
+"""The ledger in process memory: a lock around `_book`, and what must happen outside of that lock.
+
+Two rules keep it safe from signals, finalizers and forks.  The lock is only ever taken by `with`: between an `acquire()`
+and a `try:` a signal would leave it held for good.  And a finalizer, which may run inside an operation of its own
+thread, takes no lock: it appends to `_later`, and whoever has the lock next does it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Collection, Hashable, Sequence
+from typing import Any
+
+from farebox.ledgers import Account, Answer, Balance, Grant, Ledger, Need, Snapshot, Ticket
+from farebox.ledgers._book import HELD, RELEASED, SETTLED, Book, check_amounts
+from farebox.ledgers._fitting import EMPTY
+from farebox.ledgers._totals import Coarsen, Fold, count_only, nothing_coarser
+from farebox.ledgers._waiting import NEWCOMER, Parked, is_contended
+
+
+class MemoryLedger(Ledger):
+    """Money of one process.  Also the reference the other ledgers are compared with.
+
+    Args:
+        keep_rows: Ended calls to keep one by one; older ones are folded into totals, and their ids become unknown.
+        keep_totals: Most keys of totals; the oldest are merged under coarser keys until they fit.
+        fold: Makes (key, sums) of a row.  Without it totals hold the number of rows gone, under None.
+        coarsen: Makes a coarser key of a key.  Without it, and where it knows nothing coarser, that is None.
+        clock: Seconds; deadlines and standing still are measured with it.
+
+    `fold` and `coarsen` run under the lock: they must not call the ledger.  A row that `fold` raises for stays a row.
+    """
+
+    def __init__(
+        self,
+        *,
+        keep_rows: int = 10_000,
+        keep_totals: int = 4_096,
+        fold: Fold = count_only,
+        coarsen: Coarsen = nothing_coarser,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if keep_rows < 0:
+            raise ValueError(f"keep_rows={keep_rows} is negative; 0 keeps totals only")
+        if keep_totals < 1:
+            raise ValueError(f"keep_totals={keep_totals} leaves no room for a total; it is 1 or more")
+        self._start(Book(keep_rows, keep_totals, fold, coarsen, clock))
+        _ledgers.add(self)
+
+    def _start(self, book: Book) -> None:
+        self._lock = threading.Lock()
+        self._book = book
+        self._wakes = book.wakes
+        self._later: deque[tuple[Any, ...]] = deque()
+        self._waking: int | None = None
+
+    @classmethod
+    def open(cls, url: str = "memory://", **options: Any) -> MemoryLedger:
+        if url != "memory://":
+            raise ValueError(f"{url!r} is not a memory ledger's URL; it is 'memory://' and has neither path nor query")
+        return cls(**options)
+
+    def _after_fork_in_child(self) -> None:
+        # Another thread of the parent may have held the lock, and it does not exist here.
+        self._start(self._book.inherited())
+
+    # Holds
+
+    def reserve(
+        self,
+        hold_id: int,
+        accounts: Sequence[Account],
+        need: Need,
+        *,
+        owner: Hashable = None,
+        call: Any = None,
+        forced: Collection[Account] = (),
+        ttl_seconds: float | None = None,
+    ) -> Answer:
+        with self._lock:
+            if self._later:
+                self._drain()
+            answer = self._book.reserve(hold_id, accounts, need, owner, call, forced, ttl_seconds)
+        if self._later or self._wakes:
+            self._catch_up()
+        return answer
+
+    def extend(self, hold_id: int, usd_nanos: int, tokens: int) -> Answer | None:
+        check_amounts(usd_nanos, tokens, 0)
+        with self._lock:
+            self._drain()
+            answer = self._book.extend(hold_id, usd_nanos, tokens)
+        self._catch_up()
+        return answer
+
+    def settle(self, hold_id: int, usd_nanos: int, tokens: int, calls: int = 1, row: Any = None) -> bool:
+        check_amounts(usd_nanos, tokens, calls)
+        with self._lock:
+            if self._later:
+                self._drain()
+            done = self._book.end(hold_id, usd_nanos, tokens, calls, row, SETTLED)
+        if self._later or self._wakes:
+            self._catch_up()
+        return done
+
+    def release(self, hold_id: int, row: Any = None) -> bool:
+        with self._lock:
+            if self._later:
+                self._drain()
+            done = self._book.end(hold_id, 0, 0, 0, row, RELEASED)
+        if self._later or self._wakes:
+            self._catch_up()
+        return done
+
+    def expire(self, now: float | None = None, row_of: Callable[[Any, Grant], Any] | None = None) -> int:
+        with self._lock:
+            self._drain()
+            expired = self._book.expire(now, row_of)
+        self._catch_up()
+        return expired
+
+    # Accounts
+
+    def adjust(self, adjust_id: Hashable, accounts: Sequence[Account], usd_nanos: int, tokens: int, calls: int) -> bool:
+        check_amounts(abs(usd_nanos), abs(tokens), abs(calls))
+        with self._lock:
+            self._drain()
+            done = self._book.adjust(adjust_id, accounts, usd_nanos, tokens, calls)
+        self._catch_up()
+        return done
+
+    def balance(self, account: Account) -> Balance:
+        self._catch_up()
+        return Balance(*self._book.entries.get(account.key, EMPTY)[:9])
+
+    def forget(self, account_key: Hashable) -> None:
+        hash(account_key)  # what can't be a key fails here and not in the next operation of somebody else
+        self._later.append((account_key,))
+
+    # Rows
+
+    def add_row(self, row: Any) -> None:
+        with self._lock:
+            self._book.add_row(row)
+        self._catch_up()
+
+    def snapshot(self) -> Snapshot:
+        with self._lock:
+            self._drain()
+            snapshot = self._book.snapshot()
+        self._catch_up()
+        return snapshot
+
+    # What finalizers left to do, and whom to wake
+
+    def settle_later(self, hold_id: int, usd_nanos: int, tokens: int, calls: int = 1, row: Any = None) -> None:
+        check_amounts(usd_nanos, tokens, calls)
+        self._later.append((hold_id, usd_nanos, tokens, calls, row, SETTLED))
+        self._try_to_catch_up()
+
+    def release_later(self, hold_id: int, row: Any = None) -> None:
+        self._later.append((hold_id, 0, 0, 0, row, RELEASED))
+        self._try_to_catch_up()
+
+    def _try_to_catch_up(self) -> None:
+        lock = self._lock
+        got: list[bool] = []
+        try:
+            # Taken and noted down within one C call, for the same reason that every other lock is taken by `with`.
+            got.extend(map(lock.acquire, (False,)))
+            if got[0]:
+                self._drain()
+        finally:
+            if got and got[0]:
+                lock.release()
+        self._wake_up()
+
+    def _catch_up(self) -> None:
+        if self._later:
+            with self._lock:
+                self._drain()
+        self._wake_up()
+
+    def _drain(self) -> None:
+        """Under the lock.  Done first and taken off the list after, because doing it twice changes nothing."""
+        later, book = self._later, self._book
+        while later:
+            item = later[0]
+            if len(item) == 1:
+                book.forgotten.add(item[0])
+                book.drop_forgotten()
+            else:
+                book.end(*item)
+            later.popleft()
+
+    def _wake_up(self) -> None:
+        """Without the lock.  A wake that calls the ledger finds its thread waking others already, and does not nest."""
+        if not self._wakes or self._waking == threading.get_ident():
+            return
+        interrupt: BaseException | None = None
+        self._waking = threading.get_ident()
+        try:
+            while self._wakes:
+                try:
+                    self._wakes.popleft()()
+                except Exception:
+                    pass  # its waiter is gone, or another thread took the last one: the others are still to be woken
+                except BaseException as error:
+                    interrupt = error
+        finally:
+            self._waking = None
+        if interrupt is not None:
+            raise interrupt
+
+    # The line
+
+    def park(
+        self,
+        hold_id: int,
+        accounts: Sequence[Account],
+        need: Need,
+        *,
+        wake: Callable[[], None],
+        owner: Hashable = None,
+        call: Any = None,
+        forced: Collection[Account] = (),
+        ttl_seconds: float | None = None,
+    ) -> Answer | Ticket:
+        ticket = Parked(
+            hold_id=hold_id,
+            accounts=tuple(accounts),
+            need=need,
+            owner=owner,
+            call=call,
+            forced=forced,
+            ttl_seconds=ttl_seconds,
+            wake=wake,
+            place=NEWCOMER,
+        )
+        book = self._book
+        with self._lock:
+            self._drain()
+            answer = book.try_for(ticket)
+            hopeful = is_contended(answer) and book.is_hopeful(ticket)
+            if hopeful:
+                ticket.place = book.line.next_place()
+                book.line.stand(ticket, answer)
+        self._catch_up()
+        return ticket if hopeful else answer
+
+    def unpark(self, ticket: Ticket) -> Grant | None:
+        assert isinstance(ticket, Parked)
+        book = self._book
+        with self._lock:
+            self._drain()
+            book.leave_line(ticket)
+            record = book.entries.get(ticket.hold_id)
+            grant = record[1] if record is not None and record[0] is HELD else None
+        self._catch_up()
+        return grant
+
+    def still_hopeful(self, ticket: Ticket) -> bool:
+        assert isinstance(ticket, Parked)
+        book = self._book
+        with self._lock:
+            self._drain()
+            hopeful = ticket.answer is not None or not ticket.left
+            if hopeful and ticket.answer is None:
+                # Finds also a hold that was made for it, where a signal cut the hand-over short before the answer.
+                answer = book.try_for(ticket)
+                if is_contended(answer):
+                    book.line.stand(ticket, answer)
+                    hopeful = book.is_hopeful(ticket)
+                else:
+                    ticket.answer = answer
+                    book.leave_line(ticket)
+        self._catch_up()
+        return hopeful
+
+
+_ledgers: weakref.WeakSet[MemoryLedger] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for ledger in list(_ledgers):
+        ledger._after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

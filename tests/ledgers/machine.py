@@ -1,0 +1,286 @@
+"""A state machine that does the same to a ledger and to a model of forty lines, and compares all they know.
+
+Invariants are those of the contract: the model never asks the ledger anything.  A backend's test makes a subclass with
+`make_ledger` and hands it to `run_state_machine_as_test`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import hypothesis.strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from farebox.ledgers import NO_LIMIT, Account, Grant, Ledger, Need, Shortfall
+
+ACCOUNTS = (
+    Account("usd", "usd", limit_usd_nanos=300),
+    Account("both", "both", limit_usd_nanos=450, limit_tokens=250),
+    Account("calls", "calls", limit_calls=4),
+)
+LIMITS = {a.key: (a.limit_usd_nanos, a.limit_tokens, a.limit_calls) for a in ACCOUNTS}
+TTL = 10.0
+
+
+class Hold(NamedTuple):
+    state: str
+    keys: tuple[str, ...]
+    forced: tuple[str, ...]
+    bound: tuple[int, int, int]
+    charge: tuple[int, int, int]
+    deadline: float | None
+
+
+class Model:
+    """Holds in a dict; what is reserved is summed anew each time, what is spent and owed is kept per key and unit."""
+
+    def __init__(self) -> None:
+        self.holds: dict[int, Hold] = {}
+        self.spent: dict[str, list[int]] = {}
+        self.debt: dict[str, list[int]] = {}
+        self.forgotten: set[str] = set()
+
+    def reserved(self, key: str) -> list[int]:
+        return [sum(h.bound[u] for h in self.holds.values() if h.state == "held" and key in h.keys) for u in range(3)]
+
+    def used(self, key: str) -> list[int]:
+        return [s + r for s, r in zip(self.spent.get(key, [0] * 3), self.reserved(key), strict=True)]
+
+    def kind(self, keys: Any, least: Any, floor: Any, own: Any = (0, 0, 0)) -> str:
+        kinds = ["granted"]
+        for key in keys:
+            for u, limit in enumerate(LIMITS[key]):
+                spent, reserved = self.spent.get(key, [0] * 3)[u], self.reserved(key)[u]
+                if own[u] + least[u] > limit:
+                    return "oversized"
+                if spent + own[u] + least[u] > limit:
+                    return "exhausted"
+                if spent + reserved + (floor if reserved else least)[u] > limit:
+                    kinds.append("contended")
+        return kinds[-1]
+
+    def hold(self, hold_id: int, keys: Any, forced: Any, bound: Any, deadline: float | None) -> None:
+        for key in keys:
+            self.charge(key, (0, 0, 0))
+            for u in range(3):
+                over = self.used(key)[u] + bound[u] - LIMITS[key][u]
+                self.debt[key][u] += min(bound[u], max(0, over)) if key in forced else 0
+        self.holds[hold_id] = Hold("held", keys, forced, bound, (0, 0, 0), deadline)
+
+    def charge(self, key: str, amounts: Any) -> None:
+        spent = self.spent.setdefault(key, [0, 0, 0])
+        self.spent[key] = [max(0, s + a) for s, a in zip(spent, amounts, strict=True)]
+        self.debt.setdefault(key, [0, 0, 0])
+
+    def end(self, hold_id: int, state: str, amounts: tuple[int, int, int]) -> bool:
+        hold = self.holds.get(hold_id)
+        if hold is None or hold.state not in ("held", "expired") or state == hold.state:
+            return False
+        for key in hold.keys:
+            if hold.state == "expired" and key not in self.spent:
+                continue  # forgotten meanwhile
+            self.charge(key, [a - c for a, c in zip(amounts, hold.charge, strict=True)])
+            self.debt[key] = [d + max(0, a - b) for d, a, b in zip(self.debt[key], amounts, hold.bound, strict=True)]
+        self.holds[hold_id] = hold._replace(state=state, charge=amounts)
+        for key in list(self.forgotten):
+            self.forget(key)
+        return True
+
+    def forget(self, key: str) -> None:
+        self.forgotten.add(key)
+        if not any(h.state == "held" and key in h.keys for h in self.holds.values()):
+            self.forgotten.discard(key)
+            self.spent.pop(key, None)
+            self.debt.pop(key, None)
+
+
+def slack(cap: int) -> int:
+    return max(16, (cap + 99) // 100)
+
+
+def best_cap(model: Model, keys: Any, need: Need) -> int:
+    """The cap that `Need` promises, found by trying them all from above."""
+
+    usd_left = min([NO_LIMIT, *(LIMITS[key][0] - model.used(key)[0] for key in keys)])
+    tokens_left = min([NO_LIMIT, *(LIMITS[key][1] - model.used(key)[1] for key in keys)])
+
+    def fits(tokens: int) -> bool:
+        usd, total = need.usd_nanos_per_token * tokens, need.tokens_per_token * tokens
+        return need.fixed_usd_nanos + usd <= usd_left and need.fixed_tokens + total <= tokens_left
+
+    buys = next(
+        (tokens for tokens in range(1_500, -1, -1) if fits(tokens)), -1
+    )  # enough for four times the largest cap
+    shared = next((cap for cap in range(buys, -1, -1) if need.share and cap + slack(cap) <= buys // need.share), 0)
+    wanted = min(max(need.want_cap, shared), need.most_cap)
+    return next(cap for cap in range(wanted, -1, -1) if fits(cap + slack(cap)))
+
+
+some_accounts = st.lists(st.sampled_from(ACCOUNTS), unique_by=lambda a: a.key, max_size=3).map(tuple)
+amount = st.integers(0, 120)
+pick = st.integers(0, 30)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Subclasses say what ledger; it reads `self.time` as its clock."""
+
+    time: float = 0.0
+
+    def make_ledger(self) -> Ledger:
+        raise NotImplementedError
+
+    @initialize()
+    def start(self) -> None:
+        self.time = 1_000.0
+        self.model = Model()
+        self.ledger = self.make_ledger()
+        self.ids = 0
+
+    def some_hold(self, nth: int) -> int:
+        """One of the latest holds, or an id nobody used."""
+        return max(0, self.ids - nth)
+
+    def compare(self, hold_id: int, answer: Any, expected: str, keys: Any, forced: Any, bound: Any, ttl: Any) -> None:
+        if expected == "granted":
+            assert isinstance(answer, Grant)
+            assert answer[1:] == bound
+            self.model.hold(hold_id, keys, forced, bound, None if ttl is None else self.time + ttl)
+        else:
+            assert isinstance(answer, Shortfall)
+            assert answer.kind == expected
+
+    @rule(
+        accounts=some_accounts, usd=amount, tokens=amount, calls=st.integers(0, 2), data=st.data(), dies=st.booleans()
+    )
+    def reserve(self, accounts: Any, usd: int, tokens: int, calls: int, data: Any, dies: bool) -> None:
+        forced = tuple(a for a in accounts if data.draw(st.integers(0, 3)) == 0)
+        keys, free = tuple(a.key for a in accounts), tuple(a.key for a in accounts if a not in forced)
+        need = Need(fixed_usd_nanos=usd, fixed_tokens=tokens, tokens_per_token=0, calls=calls)
+        bound, ttl = (usd, tokens, calls), TTL if dies else None
+        expected = self.model.kind(free, bound, bound)
+        self.ids += 1
+        answer = self.ledger.reserve(self.ids, accounts, need, forced=forced, ttl_seconds=ttl)
+        self.compare(self.ids, answer, expected, keys, tuple(a.key for a in forced), bound, ttl)
+        assert self.ledger.reserve(self.ids, accounts, need, forced=forced, ttl_seconds=ttl) == answer
+
+    @rule(
+        accounts=some_accounts,
+        usd=st.integers(0, 60),
+        usd_rate=st.integers(0, 2),
+        token_rate=st.integers(0, 1),
+        caps=st.lists(st.integers(0, 250), min_size=4, max_size=4).map(sorted),
+        share=st.sampled_from([0, 0, 2, 4]),
+    )
+    def reserve_upto(
+        self, accounts: Any, usd: int, usd_rate: int, token_rate: int, caps: list[int], share: int
+    ) -> None:
+        need = Need(usd, usd_rate, 3, token_rate, 1, *caps, share)
+        keys = tuple(a.key for a in accounts)
+
+        def takes(cap: int) -> tuple[int, int, int]:
+            return usd + usd_rate * (cap + slack(cap)), 3 + token_rate * (cap + slack(cap)), 1
+
+        expected = self.model.kind(keys, takes(caps[0]), takes(caps[1]))
+        self.ids += 1
+        answer = self.ledger.reserve(self.ids, accounts, need)
+        bound = None
+        if expected == "granted":
+            cap = best_cap(self.model, keys, need) if share or caps[0] != caps[2] else caps[2]
+            assert isinstance(answer, Grant)
+            assert answer.cap == cap
+            bound = takes(cap)
+        self.compare(self.ids, answer, expected, keys, (), bound, None)
+
+    @rule(nth=pick, usd=amount, tokens=amount)
+    def extend(self, nth: int, usd: int, tokens: int) -> None:
+        hold_id = self.some_hold(nth)
+        answer = self.ledger.extend(hold_id, usd, tokens)
+        hold = self.model.holds.get(hold_id)
+        if hold is None or hold.state != "held":
+            assert answer is None
+            return
+        more = (usd, tokens, 0)
+        expected = self.model.kind([k for k in hold.keys if k not in hold.forced], more, more, hold.bound)
+        if expected != "granted":
+            assert isinstance(answer, Shortfall)
+            assert answer.kind == expected
+            return
+        bound = (hold.bound[0] + usd, hold.bound[1] + tokens, hold.bound[2])
+        assert isinstance(answer, Grant)
+        assert answer[1:] == bound
+        for key in hold.forced:
+            for u in range(3):
+                over = self.model.used(key)[u] + more[u] - LIMITS[key][u]
+                self.model.debt[key][u] += min(more[u], max(0, over))
+        self.model.holds[hold_id] = hold._replace(bound=bound)
+
+    @rule(nth=pick, part=st.integers(0, 150), later=st.booleans())
+    def settle(self, nth: int, part: int, later: bool) -> None:
+        """`part` percent of the bound: above 100 it is an over-settle."""
+        hold_id = self.some_hold(nth)
+        bound = self.model.holds[hold_id].bound if hold_id in self.model.holds else (50, 50, 1)
+        actual = (bound[0] * part // 100, bound[1] * part // 100, bound[2])
+        row = (hold_id, actual[0])
+        done = self.model.end(hold_id, "settled", actual)
+        if later:
+            self.ledger.settle_later(hold_id, *actual, row)
+        else:
+            assert self.ledger.settle(hold_id, *actual, row) is done
+        assert self.ledger.settle(hold_id, *actual, row) is False
+
+    @rule(nth=pick)
+    def release(self, nth: int) -> None:
+        hold_id = self.some_hold(nth)
+        done = self.model.end(hold_id, "released", (0, 0, 0))
+        assert self.ledger.release(hold_id, (hold_id, 0)) is done
+        assert self.ledger.release(hold_id, (hold_id, 0)) is False
+
+    @rule(seconds=st.sampled_from([1.0, TTL / 2, TTL]))
+    def tick_and_expire(self, seconds: float) -> None:
+        self.time += seconds
+        due = [
+            (hold_id, hold.bound)
+            for hold_id, hold in self.model.holds.items()
+            if hold.state == "held" and hold.deadline is not None and hold.deadline <= self.time
+        ]
+        for hold_id, bound in due:
+            self.model.end(hold_id, "expired", bound)
+        assert self.ledger.expire(row_of=lambda call, grant: ("expired", grant.usd_nanos)) == len(due)
+        assert self.ledger.expire() == 0
+
+    @rule(accounts=some_accounts, usd=st.integers(-80, 80), tokens=st.integers(-80, 80))
+    def adjust(self, accounts: Any, usd: int, tokens: int) -> None:
+        self.ids += 1
+        adjust_id = f"adjustment {self.ids}"
+        for key in [a.key for a in accounts]:
+            before = self.model.used(key)
+            self.model.charge(key, (usd, tokens, 0))
+            for u, more in enumerate((usd, tokens, 0)):
+                self.model.debt[key][u] += max(0, min(more, before[u] + more - LIMITS[key][u]))
+        assert self.ledger.adjust(adjust_id, accounts, usd, tokens, 0) is True
+        assert self.ledger.adjust(adjust_id, accounts, usd, tokens, 0) is False
+
+    @rule(account=st.sampled_from(ACCOUNTS))
+    def forget(self, account: Account) -> None:
+        self.ledger.forget(account.key)
+        self.model.forget(account.key)
+
+    @invariant()
+    def balances_are_those_of_the_model(self) -> None:
+        for account in ACCOUNTS:
+            b = self.ledger.balance(account)
+            spent, debt = self.model.spent.get(account.key, [0] * 3), self.model.debt.get(account.key, [0] * 3)
+            assert [b.spent_usd_nanos, b.spent_tokens, b.spent_calls] == spent
+            assert [b.reserved_usd_nanos, b.reserved_tokens, b.reserved_calls] == self.model.reserved(account.key)
+            assert [b.debt_usd_nanos, b.debt_tokens, b.debt_calls] == debt
+            for s, d, r, limit in zip(spent, debt, self.model.reserved(account.key), LIMITS[account.key], strict=True):
+                assert s >= 0 <= r
+                assert s + r <= limit + d or limit == NO_LIMIT
+
+    @invariant()
+    def every_call_is_in_flight_or_a_row(self) -> None:
+        snapshot = self.ledger.snapshot()
+        held = [h.bound for h in self.model.holds.values() if h.state == "held"]
+        assert sorted(grant[1:] for _, grant in snapshot.in_flight) == sorted(held)
+        ended = [h.charge[0] for h in self.model.holds.values() if h.state != "held"]
+        assert sorted(usd for _, usd in snapshot.rows) == sorted(ended)
