@@ -9,19 +9,20 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import MappingProxyType
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import attrs
 
 from farebox._money import to_usd
 
-# As frozen as `attrs.frozen` makes it, and built in a third of the time: every call makes one.
-@attrs.define(kw_only=True, on_setattr=attrs.setters.frozen)
-class Usage:
+
+class Usage(NamedTuple):
     """What a provider says a call used, in disjoint buckets: no token is in two of them.
 
     All counts are tokens, but `web_searches` (requests).  The properties are the totals that OpenTelemetry GenAI means by
     the same names: input with everything cached, output with everything reasoned.
+
+    A tuple, not an attrs record: every call makes one, and a frozen attrs instance takes four times as long to make.
     """
 
     uncached_input_tokens: int = 0
@@ -41,25 +42,15 @@ class Usage:
 
     @property
     def input_tokens(self) -> int:
-        return (
-            self.uncached_input_tokens
-            + self.cache_read_tokens
-            + self.cache_write_5m_tokens
-            + self.cache_write_30m_tokens
-            + self.cache_write_1h_tokens
-            + self.cache_write_12h_tokens
-            + self.input_audio_tokens
-            + self.cache_read_audio_tokens
-            + self.input_image_tokens
-        )
+        return sum(self[:9])
 
     @property
     def output_tokens(self) -> int:
-        return self.visible_output_tokens + self.reasoning_tokens + self.output_audio_tokens + self.output_image_tokens
+        return sum(self[9:13])
 
     @property
     def total_tokens(self) -> int:
-        return self.input_tokens + self.output_tokens
+        return sum(self[:13])
 
 
 EMPTY_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -69,6 +60,26 @@ Outcome = Literal["open", "completed", "closed", "dropped", "failed", "unknown",
 
 #: Where a cost comes from: the price list, the provider's own figure, a person, or a bound for want of anything better.
 CostSource = Literal["list", "provider", "manual", "estimated"]
+
+#: What every call can be grouped by; no tag can have one of these names.
+DIMENSIONS: Final = ("provider", "model", "operation", "outcome", "hour", "day", "week", "month")
+
+_LONGEST_TAG: Final = 256
+
+
+def read_tags(tags: Mapping[str, object]) -> Mapping[str, str]:
+    """Labels as they are kept: text of at most 256 characters; None sets no label.
+
+    Raises:
+        ValueError: a name that a built-in dimension has.
+    """
+    for name in tags:
+        if name in DIMENSIONS:
+            raise ValueError(
+                f"{name}={tags[name]!r} can't be a tag: reports group by {name} anyway; choose another name"
+            )
+    return MappingProxyType({name: str(value)[:_LONGEST_TAG] for name, value in tags.items() if value is not None})
+
 
 _numbers = itertools.count(1)
 _process_prefix = os.urandom(6).hex()
@@ -102,7 +113,8 @@ class _Progress:
 
     # How it is going.
     is_async: bool = False
-    timeout_seconds: float | None = None
+    #: The request's own timeout and its client's, as the SDK has them.
+    timeouts: tuple[Any, ...] = ()
     attempts: int = 0
     #: Attempts that were sent and died without an answer: each may have been billed.
     dead_attempts: int = 0
@@ -113,10 +125,12 @@ class _Progress:
 
     # What came of it.
     outcome: Outcome = "open"
+    #: Ended by a `close()`, which a finalizer may have called.
+    was_closed: bool = False
     error_class: str = ""
     usage: Usage | None = None
-    #: Output bytes received when a stream was left before its usage came; None: nothing is known of it.
-    received_bytes: int | None = None
+    #: Output tokens received, estimated upwards, when a stream was closed before its usage came; 0: nothing is known.
+    received_tokens: int = 0
     #: Why a usage report was not believed, "" where it was.
     doubt: str = ""
     cost_usd_nanos: int | None = None
@@ -134,7 +148,7 @@ class _Progress:
     ended_at_seconds: float | None = None
 
 
-@attrs.define(kw_only=True, eq=False, slots=False)
+@attrs.define(kw_only=True, eq=False)
 class Call(_Progress):
     """One request through an SDK, from before it is sent until it is paid.
 
@@ -167,6 +181,8 @@ class Call(_Progress):
     reasons: bool = False
     has_audio: bool = False
     has_images: bool = False
+    #: Searches that the request allows, each with a fee of its own.
+    most_web_searches: int = 0
     messages: int = 0
     system_bytes: int = 0
     tools_bytes: int = 0
@@ -189,6 +205,16 @@ class Call(_Progress):
     def cost_usd(self) -> Decimal | None:
         """What the call cost; None while it is open, and where its model has no price."""
         return None if self.cost_usd_nanos is None else to_usd(self.cost_usd_nanos)
+
+    @property
+    def timeout_seconds(self) -> float | None:
+        """The time that the caller gives the request: no wait in line outlasts it.  None: as long as it takes."""
+        for given in self.timeouts:
+            if isinstance(given, (int, float)):
+                return float(given)
+            if hasattr(given, "read"):
+                return None if given.read is None else float(given.read)
+        return None
 
     def idle_seconds(self, now: float) -> float:
         """For how long nobody has been sending or reading this call; 0.0 while somebody is.
@@ -242,6 +268,7 @@ class CallRecord:
     def of(cls, call: Call) -> CallRecord:
         """The record of `call` as it stands."""
         copied = {name: getattr(call, name) for name in _COPIED}
+        copied["tags"] = dict(call.tags)  # a plain one: records travel to other processes
         return cls(
             started_at=_instant(call.started_at_seconds),
             ended_at=None if call.ended_at_seconds is None else _instant(call.ended_at_seconds),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -16,7 +17,9 @@ _waiting: dict[str, list[Callable[[], None]]] = {}
 def when_imported(name: str, run: Callable[[], None]) -> None:
     """Run `run` as soon as the module `name` is there; what it raises leaves the import statement."""
     module = sys.modules.get(name)
-    if module is not None and not getattr(module.__spec__, "_initializing", False):
+    if module is not None:
+        if getattr(module.__spec__, "_initializing", False):
+            importlib.import_module(name)  # another thread is at it: waits until it has done
         run()
         return
     waiting = _waiting.setdefault(name, [])
@@ -24,6 +27,20 @@ def when_imported(name: str, run: Callable[[], None]) -> None:
         waiting.append(run)
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
+
+
+def no_longer(name: str, run: Callable[[], None]) -> None:
+    """Take back a `when_imported` that has not run yet."""
+    if run in _waiting.get(name, ()):
+        _waiting[name].remove(run)
+    _leave_if_idle()
+
+
+def _leave_if_idle() -> None:
+    for name in [name for name, waiting in _waiting.items() if not waiting]:
+        del _waiting[name]
+    if not _waiting and _finder in sys.meta_path:
+        sys.meta_path.remove(_finder)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -57,10 +74,18 @@ class _Loader(importlib.abc.Loader):
         self._loader.exec_module(module)
         if module.__spec__ is not None:
             module.__spec__.loader = module.__loader__ = self._loader
-        for run in _waiting.pop(module.__name__, []):
-            run()
-        if not _waiting and _finder in sys.meta_path:
-            sys.meta_path.remove(_finder)
+        # One that raises fails the import, and is asked again by the next: rather no SDK than one that nobody meters.
+        waiting = _waiting.get(module.__name__, [])
+        errors = []
+        for run in list(waiting):
+            try:
+                run()
+                waiting.remove(run)
+            except BaseException as error:
+                errors.append(error)
+        _leave_if_idle()
+        if errors:
+            raise errors[0]
 
 
 _finder = _Finder()

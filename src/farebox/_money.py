@@ -7,7 +7,7 @@ once, upwards.
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation, Overflow
 from typing import Final
 
 NANOS_PER_USD: Final = 1_000_000_000
@@ -19,7 +19,7 @@ MOST_NANOS: Final = 2**63 - 1
 UsdLike = Decimal | int | float | str
 
 # Our own context: the ambient one belongs to the program and may round to three digits.
-_EXACT: Final = Context(prec=60)
+_EXACT: Final = Context(prec=60, rounding=ROUND_CEILING)
 
 
 def to_decimal(value: UsdLike, name: str = "usd") -> Decimal:
@@ -37,6 +37,8 @@ def to_decimal(value: UsdLike, name: str = "usd") -> Decimal:
         amount = value if isinstance(value, Decimal) else _EXACT.create_decimal(str(value))
     except InvalidOperation:
         raise ValueError(f"{name}={value!r} is not a number; write it as {name}='0.50'") from None
+    except Overflow:
+        raise ValueError(f"{name}={value} is more than an account can hold") from None
     if not amount.is_finite():
         raise ValueError(f"{name}={value} is not finite; an amount is 0 or more, for no limit leave {name} out")
     if amount < 0:
@@ -53,9 +55,17 @@ def to_nanos(value: UsdLike, name: str = "usd") -> int:
 
 
 def to_usd(nanos: int) -> Decimal:
-    """USD of an amount of nanodollars, exactly, without an exponent or trailing zeros."""
+    """USD of an amount of nanodollars, exactly, without trailing zeros."""
     usd = Decimal(nanos).scaleb(-9, context=_EXACT).normalize(context=_EXACT)
     return usd if usd.as_tuple().exponent <= 0 else usd.quantize(Decimal(1), context=_EXACT)  # type: ignore[operator]
+
+
+def plus(*amounts: Decimal) -> Decimal:
+    """The sum of amounts, exactly, whatever decimal context the program has set."""
+    total = Decimal(0)
+    for amount in amounts:
+        total = _EXACT.add(total, amount)
+    return total
 
 
 def show_usd(nanos: int) -> str:

@@ -69,14 +69,25 @@ def stop_carrying() -> None:
 def _start_carrying(self: threading.Thread) -> None:
     value = None if _variable is None or not _users else _variable.get()
     if value is not None:
-        self.run = carried(self.run, value)  # type: ignore[method-assign]
+        own = self.__dict__.get("run")
+        run = carried(self.run, value)
+
+        def run_once() -> None:
+            # Leave no trace on the thread: it may be kept, and would keep the scope.
+            if own is None:
+                del self.__dict__["run"]
+            else:
+                self.run = own  # type: ignore[method-assign]
+            run()
+
+        self.run = run_once  # type: ignore[method-assign]
     _start(self)
 
 
 def _submit_carrying(self: ThreadPoolExecutor, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-    value = None if _variable is None or not _users else _variable.get()
-    if value is None or _variable is None:
+    if _variable is None or not _users:
         return _submit(self, fn, *args, **kwargs)
+    value = _variable.get()
     # The pool may start a worker now; it would keep this scope for good, and hand it to other people's tasks.
     _variable.set(None)
     try:

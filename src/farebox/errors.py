@@ -1,13 +1,9 @@
 """Every error and warning farebox raises, drawn as a tree.
 
 FareboxError
-├── BudgetExceeded        a budget is short; the call was not sent (in mode "raise": was, and is the last)
+├── BudgetExceeded        a budget is short; the call was not sent
 ├── UnpricedModel         a model without a price, under a usd limit
-├── UnmeasuredCall        a call that reports no tokens, under a tokens limit
-├── IncompatibleSDK       an SDK whose seams are not where they were; raised by instrument()
-└── LedgerError
-    ├── LedgerUnavailable the store did not answer
-    └── LedgerLost        the store answers but has lost its memory
+└── IncompatibleSDK       an SDK whose seams are not where they were; raised by instrument()
 
 FareboxWarning
 ├── BudgetWarning         a budget in mode "warn" was passed
@@ -51,8 +47,8 @@ class BudgetExceeded(FareboxError):
         kind: `"exhausted"`: waiting is useless until the window turns.  `"contended"`: it would fit once calls in flight
             settle.  `"oversized"`: this call alone needs more than the whole limit.  `"forked"`: the scope was
             inherited by a forked child and can't be shared with it.
-        resets_at: When the window turns (aware, UTC); None for a scope budget, which ends with its scope.
-        response: In mode "raise" the response of the call that crossed the limit, else None.
+        resets_at: When the limit starts again (aware, UTC); None for a budget that ends with its scope.
+        response: The response of the call that crossed the limit, where it was let cross; else None.
     """
 
     def __init__(
@@ -92,24 +88,8 @@ class UnpricedModel(FareboxError):
         self.model = model
 
 
-class UnmeasuredCall(FareboxError):
-    """A tokens budget cannot bound a call that has no token measure; nothing was sent."""
-
-
 class IncompatibleSDK(FareboxError):
     """An SDK lacks a seam that `instrument()` needs; nothing was instrumented."""
-
-
-class LedgerError(FareboxError):
-    """A ledger could not do what it was asked; nothing was sent."""
-
-
-class LedgerUnavailable(LedgerError):
-    """The store of a ledger did not answer."""
-
-
-class LedgerLost(LedgerError):
-    """The store of a ledger answers but has forgotten what it knew."""
 
 
 class FareboxWarning(UserWarning):

@@ -48,7 +48,7 @@ class _Ordered(dict[Any, int]):
         self.pop(item, None)
 
     def __or__(self, other: Any) -> Any:
-        both = {**self, **other}
+        both = {**self, **{item: min(place, self.get(item, place)) for item, place in other.items()}}
         return dict(sorted(both.items(), key=lambda pair: pair[1]))
 
 
@@ -66,7 +66,7 @@ class Channel(blinker.Signal):
         self.faults = 0
         self._fenced = fenced
         self._enforce: Receiver | None = None
-        self._blamed: set[int] = set()
+        self._blamed: set[tuple[int, int]] = set()
 
     def enforce_with(self, receiver: Receiver) -> None:
         """Make `receiver` the one that runs before all others; farebox does so once, on import."""
@@ -111,8 +111,10 @@ class Channel(blinker.Signal):
         if not self._fenced:
             raise error
         self.faults += 1
-        if id(receiver) not in self._blamed:
-            self._blamed.add(id(receiver))
+        # A bound method is a new object each time it is asked for: it is known by its function and its owner.
+        known = (id(getattr(receiver, "__func__", receiver)), id(getattr(receiver, "__self__", None)))
+        if known not in self._blamed:
+            self._blamed.add(known)
             name = getattr(receiver, "__qualname__", type(receiver).__name__)
             # The message of a foreign error may quote a prompt: its class is enough to find it.
             _logger.error("receiver %s raised %s; logged once, the call is not affected", name, type(error).__name__)
