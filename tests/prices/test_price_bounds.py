@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,7 +54,7 @@ counts = st.integers(0, 400_000) | st.integers(0, 20)
     level=st.integers(0, 4),
     usage=st.builds(
         Usage,
-        **{field.name: counts for field in attrs.fields(Usage) if field.name != "web_searches"},
+        **{name: counts for name in Usage._fields if name != "web_searches"},
         web_searches=st.integers(0, 9),
     ),
     audio=st.booleans(),
@@ -70,7 +69,7 @@ def test_no_usage_within_its_bound_costs_more(
         left_out = [*left_out, "input_audio_tokens", "cache_read_audio_tokens", "output_audio_tokens"]
     if not images:
         left_out = [*left_out, "input_image_tokens", "output_image_tokens"]
-    usage = attrs.evolve(usage, **dict.fromkeys(left_out, 0))
+    usage = usage._replace(**dict.fromkeys(left_out, 0))
     rates = CARD.find(*name, AT, tier)
     assert rates is not None
 

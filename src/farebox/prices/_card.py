@@ -172,7 +172,7 @@ class RateCard:
         names.update(entry.model.id for entry in listed.entries(provider))
         if not names:
             names.update(entry.model.id for major in _MAJOR for entry in listed.entries(major))
-        return difflib.get_close_matches(name, sorted(names), n, cutoff=0.3)
+        return difflib.get_close_matches(name, sorted(names), n, cutoff=0.6)
 
     def warm(self) -> None:
         """Load the price list now, so that no call has to wait for it."""

@@ -15,6 +15,9 @@ import attrs
 from farebox._call import Usage
 from farebox._money import PICOS_PER_NANO, picos_to_nanos
 
+_TEXT: Final = Usage._fields.index("uncached_input_tokens")
+_SAID: Final = Usage._fields.index("visible_output_tokens")
+
 CacheWrite = Literal["none", "known", "5m", "30m", "1h", "12h"]
 
 # The place of each level in `Step.input_bounds`.
@@ -87,7 +90,11 @@ class Rates:
 
     def charge_nanos(self, usage: Usage) -> int:
         """Nanodollars that `usage` costs: summed exactly in picodollars, rounded up once."""
-        text = usage.uncached_input_tokens
+        text, said = usage[_TEXT], usage[_SAID]
+        if len(self.steps) == 1 and sum(usage) == text + said:
+            # Nothing cached, reasoned, spoken, drawn or searched for, as most often.
+            step = self.steps[0]
+            return -(-(self.request_picos + text * step.uncached_input + said * step.visible_output) // PICOS_PER_NANO)
         cached = usage.cache_read_tokens
         write_5m = usage.cache_write_5m_tokens
         write_30m = usage.cache_write_30m_tokens

@@ -1,8 +1,8 @@
 """How many input tokens a call can have, before it is sent.
 
 Text is estimated so that it errs upwards: two bytes a token for prose and code, one byte a token for anything denser,
-where every vocabulary measured has 3 to 5 and 1.3 to 3 bytes.  It is calibrated, not proven: a model whose answer shows
-more input than was estimated has its estimate raised from then on, and the excess is debt that a report shows.
+where every vocabulary measured has 3 to 5 and 1.3 to 3 bytes.  It is calibrated, not proven: a model whose answers show
+more input than was estimated has its estimate raised, and the excess is debt that a report shows.
 """
 
 from __future__ import annotations
@@ -16,28 +16,33 @@ _MOST_MODELS: Final = 1_024
 #: No report of a provider raises an estimate above this many times the calibrated one.
 _MOST_PERCENT: Final = 800
 
-_raised_percent: dict[tuple[str, str], int] = {}
 
+class InputEstimate:
+    """The calibrated estimate, and what it has learnt of models for which it was too low.
 
-def input_tokens(call: Call) -> int:
-    """Most input tokens that `call` is held for."""
-    tokens = (call.text_bytes + call.dense_bytes + 1) // 2 + call.extra_input_tokens
-    if _raised_percent:
-        tokens = -(-tokens * _raised_percent.get((call.provider_name, call.model), 100) // 100)
-    return tokens
+    One miss at most doubles a factor, so a single odd answer does not close a budget; every answer that would have fitted
+    into a tenth less takes a hundredth off again.
+    """
 
+    def __init__(self) -> None:
+        self._percent: dict[tuple[str, str], int] = {}
 
-def learn_input(call: Call, estimated_tokens: int, actual_tokens: int) -> None:
-    """Raise the estimate for the model of `call` when it turned out too low, with a tenth on top."""
-    if actual_tokens <= estimated_tokens or estimated_tokens <= 0:
-        return
-    key = (call.provider_name, call.model)
-    before = _raised_percent.get(key, 100)
-    if key not in _raised_percent and len(_raised_percent) >= _MOST_MODELS:
-        return
-    _raised_percent[key] = min(_MOST_PERCENT, before * actual_tokens * 11 // (estimated_tokens * 10) + 1)
+    def tokens(self, call: Call) -> int:
+        """Most input tokens that `call` is held for."""
+        tokens = (call.text_bytes + call.dense_bytes + 1) // 2 + call.extra_input_tokens
+        if self._percent:
+            tokens = -(-tokens * self._percent.get((call.provider_name, call.model), 100) // 100)
+        return tokens
 
-
-def forget_learned() -> None:
-    """Start again from the calibrated estimate."""
-    _raised_percent.clear()
+    def learn(self, call: Call, estimated_tokens: int, actual_tokens: int) -> None:
+        """Take note of how many input tokens `call` really had."""
+        if actual_tokens <= estimated_tokens and not self._percent:
+            return
+        key = (call.provider_name, call.model)
+        before = self._percent.get(key, 100)
+        if actual_tokens > estimated_tokens > 0:
+            if key in self._percent or len(self._percent) < _MOST_MODELS:
+                wanted = before * actual_tokens * 11 // (estimated_tokens * 10) + 1
+                self._percent[key] = min(wanted, 2 * before, _MOST_PERCENT)
+        elif key in self._percent and actual_tokens * 10 < estimated_tokens * 9:
+            self._percent[key] = max(100, before - 1)
