@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from farebox._call import Call
+from farebox.providers._reading import without_iterators as without_iterators
 
 
 class StreamReader(Protocol):
@@ -27,7 +28,7 @@ class StreamReader(Protocol):
         """The stream has ended by itself: write usage, ids and the model served to the call, where they were seen."""
 
     def abandon(self, chunks: list[Any]) -> None:
-        """The stream was left early: `chunks` is all that had arrived.  Write `received_bytes`, and usage if it is final."""
+        """The stream was left early: `chunks` is all that had arrived.  Write `received_tokens`, and usage if it is final."""
 
 
 class Provider(Protocol):
@@ -35,8 +36,11 @@ class Provider(Protocol):
 
     #: OpenTelemetry GenAI name, such as "openai": the `sender` on the bus.
     name: str
-    #: The package whose base clients are instrumented.
+    #: The package whose base clients are instrumented, and its sync and async client.
     sdk: str
+    clients: tuple[str, str]
+    #: The path of its chat endpoint, as `read_request` knows it.
+    chat_path: str
 
     def read_request(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
         """The call that a request makes, or None for a request that is free, unknown or malformed.

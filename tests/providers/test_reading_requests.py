@@ -1,0 +1,760 @@
+"""What a request can cost, read off its body: sizes that err upwards, caps, choices; and how it is rewritten."""
+
+from __future__ import annotations
+
+import base64
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types.chat import ChatCompletionMessage
+
+from farebox._call import Call
+from farebox.providers import Provider, find_provider, provider_names
+from farebox.providers._reading import fields, is_prose, listed, utf8_size, whole_number, without_iterators
+from tests.strategies import bound_tokens, json_values
+
+OPENAI = find_provider("openai")
+ANTHROPIC = find_provider("anthropic")
+BOTH = pytest.mark.parametrize("provider", [OPENAI, ANTHROPIC], ids=lambda provider: provider.name)
+PATHS = {"openai": "/chat/completions", "anthropic": "/v1/messages"}
+
+
+def read(provider: Provider, messages: Any = None, *, host: str = "", **parameters: Any) -> Call:
+    """The call of a body that is well-formed but for what is given."""
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}] if messages is None else messages}
+    if provider is ANTHROPIC:
+        body["max_tokens"] = 100
+    call = provider.read_request(PATHS[provider.name], {**body, **parameters}, host)
+    assert call is not None
+    return call
+
+
+def size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
+
+
+# Which requests are calls.
+
+
+def test_providers_are_found_by_name() -> None:
+    assert {"openai", "anthropic"} <= set(provider_names())
+    assert find_provider("openai").name == "openai"
+    with pytest.raises(ValueError, match=r"provider 'opnai' is unknown; choose from anthropic.*, openai"):
+        find_provider("opnai")
+
+
+@pytest.mark.parametrize(
+    ("provider", "path"),
+    [
+        (OPENAI, "/chat/completions"),
+        (OPENAI, "https://proxy.example/v1/chat/completions"),
+        (OPENAI, "/openai/deployments/mine/chat/completions"),
+        (ANTHROPIC, "/v1/messages"),
+        (ANTHROPIC, "https://proxy.example/anthropic/v1/messages"),
+    ],
+)
+def test_a_call_is_known_by_the_end_of_its_path(provider: Provider, path: str) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+    call = provider.read_request(path, body, "api.example.com")
+    assert call is not None
+    assert (call.provider_name, call.operation_name, call.endpoint) == (provider.name, "chat", PATHS[provider.name])
+    assert (call.request_model, call.server_address, call.messages) == ("m", "api.example.com", 1)
+
+
+@pytest.mark.parametrize(
+    "path", ["/models", "/chat/completions/1", "/v1/messages/count_tokens", "/v1/messages/batches", "", "/"]
+)
+@BOTH
+def test_other_paths_are_not_metered(provider: Provider, path: str) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+    assert provider.read_request(path, body, "") is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"model": value} for value in (None, "", 5, ["m"], b"m")),
+        *({"messages": value} for value in (None, [], "hi", {}, {"role": "user"}, 5, b"hi")),
+    ],
+    ids=repr,
+)
+@BOTH
+def test_a_malformed_body_is_none_of_ours(provider: Provider, wrong: dict[str, Any]) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5, **wrong}
+    before = copy.copy(body)
+    assert provider.read_request(PATHS[provider.name], body, "") is None
+    assert body == before
+    assert provider.read_request(PATHS[provider.name], {}, "") is None
+
+
+@pytest.mark.parametrize("cap", [None, -1, True, "many", 10.5, float("nan"), float("inf"), [5], {}])
+def test_a_message_without_a_readable_cap_is_left_to_the_api(cap: Any) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": cap}
+    assert ANTHROPIC.read_request("/v1/messages", body, "") is None
+
+
+# Caps and choices.
+
+
+@pytest.mark.parametrize(
+    ("caps", "declared", "accepts"),
+    [
+        ({}, None, True),
+        ({"max_tokens": None, "max_completion_tokens": None}, None, True),
+        ({"max_tokens": 100}, 100, True),
+        ({"max_completion_tokens": 100}, 100, True),
+        ({"max_tokens": 300, "max_completion_tokens": 100}, 300, True),
+        ({"max_tokens": 100, "max_completion_tokens": 300}, 300, True),
+        ({"max_tokens": "100"}, 100, True),
+        ({"max_tokens": 100.0}, 100, True),
+        ({"max_tokens": 0}, 0, True),
+        ({"max_tokens": -1}, None, False),
+        ({"max_tokens": True}, None, False),
+        ({"max_tokens": "many"}, None, False),
+        ({"max_tokens": "1" * 12}, None, False),
+        ({"max_tokens": "१००"}, None, False),
+        ({"max_tokens": 99.5}, None, False),
+        ({"max_tokens": float("inf")}, None, False),
+        ({"max_tokens": 100, "max_completion_tokens": "many"}, None, False),
+    ],
+)
+def test_the_cap_of_a_chat_is_the_larger_of_its_two_names(
+    caps: dict[str, Any], declared: int | None, accepts: bool
+) -> None:
+    call = read(OPENAI, **caps)
+    assert (call.declared_cap, call.accepts_cap) == (declared, accepts)
+
+
+@pytest.mark.parametrize(("cap", "declared"), [(100, 100), ("100", 100), (100.0, 100), (0, 0)])
+def test_the_cap_of_a_message_is_read_leniently(cap: Any, declared: int) -> None:
+    assert read(ANTHROPIC, max_tokens=cap).declared_cap == declared
+
+
+@pytest.mark.parametrize(
+    ("n", "choices"), [(None, 1), (1, 1), (4, 4), ("3", 3), (2.0, 2), (0, 1), (-2, 1), (True, 1), ("x", 1)]
+)
+def test_choices_are_read_leniently_and_never_fewer_than_one(n: Any, choices: int) -> None:
+    assert read(OPENAI, n=n).choices == choices
+
+
+@pytest.mark.parametrize("value", [None, True, -1, "", "-1", "1e3", "0x10", b"5", 1.5, float("nan"), [], "\uff19"])
+def test_what_is_no_whole_number_is_none(value: Any) -> None:
+    assert whole_number(value) is None
+
+
+# Tiers, caches, reasoning, streams.
+
+
+def test_the_tier_asked_for_is_kept() -> None:
+    assert [read(OPENAI, service_tier=tier).tier for tier in (None, "auto", "flex", "priority", 5)] == [
+        "",
+        "",
+        "flex",
+        "priority",
+        "",
+    ]
+    assert [read(ANTHROPIC, service_tier=tier).tier for tier in (None, "auto", "standard_only")] == ["", "", "standard"]
+    assert read(ANTHROPIC, speed="fast").tier == "fast"
+    assert read(ANTHROPIC, speed="standard").tier == ""
+
+
+EPHEMERAL = {"type": "ephemeral"}
+HOUR = {"type": "ephemeral", "ttl": "1h"}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "lifetime"),
+    [
+        ({}, "none"),
+        ({"system": [{"type": "text", "text": "s", "cache_control": EPHEMERAL}]}, "5m"),
+        ({"system": [{"type": "text", "text": "s", "cache_control": {**EPHEMERAL, "ttl": "5m"}}]}, "5m"),
+        ({"system": [{"type": "text", "text": "s", "cache_control": HOUR}]}, "1h"),
+        ({"tools": [{"name": "t", "input_schema": {}, "cache_control": EPHEMERAL}]}, "5m"),
+        ({"tools": [{"type": "web_search_20250305", "name": "w", "cache_control": HOUR}]}, "1h"),
+        ({"cache_control": EPHEMERAL}, "5m"),
+        ({"cache_control": HOUR, "system": [{"type": "text", "text": "s", "cache_control": EPHEMERAL}]}, "1h"),
+        ({"cache_control": {**EPHEMERAL, "ttl": "7d"}}, "1h"),
+        ({"cache_control": None}, "none"),
+    ],
+    ids=repr,
+)
+def test_the_longest_lived_cache_that_a_message_asks_for_is_known(parameters: dict[str, Any], lifetime: str) -> None:
+    assert read(ANTHROPIC, **parameters).cache_write == lifetime
+
+
+def in_a_tool_result(part: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "tool_result", "tool_use_id": "t", "content": [part]}
+
+
+def test_a_cached_text_part_is_seen_also_in_a_tool_result() -> None:
+    part = {"type": "text", "text": "t", "cache_control": HOUR}
+    assert read(ANTHROPIC, [{"role": "user", "content": [part]}]).cache_write == "1h"
+    assert read(ANTHROPIC, [{"role": "user", "content": [in_a_tool_result(part)]}]).cache_write == "1h"
+
+
+@pytest.mark.parametrize("kind", ["document", "image"])
+def test_a_cached_media_part_is_seen(kind: str) -> None:
+    part = {"type": kind, "source": {"type": "base64", "data": "AAAA"}, "cache_control": HOUR}
+    assert read(ANTHROPIC, [{"role": "user", "content": [part]}]).cache_write == "1h"
+
+
+def test_a_chat_may_write_a_cache_of_half_an_hour_or_the_lifetime_it_asks_for() -> None:
+    assert read(OPENAI).cache_write == "30m"
+    assert read(OPENAI, prompt_cache_options={"mode": "implicit", "ttl": "30m"}).cache_write == "30m"
+    assert read(OPENAI, prompt_cache_options={"ttl": "12h"}).cache_write == "12h"
+
+
+def test_a_request_that_asks_for_reasoning_says_so() -> None:
+    assert [read(OPENAI, reasoning_effort=effort).reasons for effort in (None, "none", "low", "high")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    kinds = ("disabled", "enabled", "adaptive", "between_tools")
+    assert [read(ANTHROPIC, thinking={"type": kind}).reasons for kind in kinds] == [False, True, True, True]
+    assert not read(ANTHROPIC, thinking=None).reasons
+
+
+@BOTH
+def test_a_stream_is_known_by_its_parameter(provider: Provider) -> None:
+    assert [read(provider, stream=value).is_stream for value in (True, False, None)] == [True, False, False]
+
+
+# Sizes: the law is that nothing a model reads counts for less than its bytes.
+
+texts = st.text(max_size=60)
+text_parts = texts.map(lambda text: ([text], {"type": "text", "text": text}))
+
+
+def joined(pairs: list[tuple[list[str], Any]]) -> tuple[list[str], list[Any]]:
+    return [text for found, _ in pairs for text in found], [value for _, value in pairs]
+
+
+@st.composite
+def chats(draw: st.DrawFn) -> tuple[list[str], dict[str, Any]]:
+    """A body and every text in it that the model reads."""
+    read_by_model: list[str] = []
+    messages: list[Any] = []
+    for kind in draw(st.lists(st.sampled_from(["plain", "parts", "call", "result", "named"]), min_size=1, max_size=5)):
+        text = draw(texts)
+        if kind == "plain":
+            message: dict[str, Any] = {"role": draw(st.sampled_from(["user", "system", "developer"])), "content": text}
+        elif kind == "parts":
+            found, parts = joined(draw(st.lists(text_parts, max_size=3)))
+            read_by_model += found
+            message = {"role": "user", "content": tuple(parts) if draw(st.booleans()) else parts, "name": text}
+        elif kind == "call":
+            function = {"name": "look_up", "arguments": text}
+            message = {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "1", "type": "function", "function": function}],
+            }
+        elif kind == "result":
+            message = {"role": "tool", "tool_call_id": "1", "content": text}
+        else:
+            message = {"role": "assistant", "content": None, "refusal": text}
+        read_by_model.append(text)
+        messages.append(MappingProxyType(message) if draw(st.booleans()) else message)
+    body: dict[str, Any] = {"model": "m", "messages": messages}
+    if draw(st.booleans()):
+        text = draw(texts)
+        body["tools"] = [
+            {"type": "function", "function": {"name": "f", "description": text, "parameters": draw(json_values)}}
+        ]
+        read_by_model.append(text)
+    if draw(st.booleans()):
+        text = draw(texts)
+        schema = {"name": "s", "schema": {"description": text}}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        read_by_model.append(text)
+    return read_by_model, body
+
+
+@given(chats())
+def test_every_text_that_a_chat_model_reads_is_counted(chat: tuple[list[str], dict[str, Any]]) -> None:
+    read_by_model, body = chat
+    before = copy.deepcopy({**body, "messages": [dict(message) for message in body["messages"]]})
+    call = OPENAI.read_request("/chat/completions", body, "")
+    assert call is not None
+    assert call.text_bytes >= sum(map(size, read_by_model))
+    assert 0 <= call.dense_bytes <= call.text_bytes
+    assert bound_tokens(call) >= call.text_bytes // 2
+    assert {**body, "messages": [dict(message) for message in body["messages"]]} == before
+
+
+@st.composite
+def anthropic_bodies(draw: st.DrawFn) -> tuple[list[str], dict[str, Any]]:
+    """A body and every text in it that the model reads."""
+    read_by_model: list[str] = []
+    messages: list[Any] = []
+    for kind in draw(st.lists(st.sampled_from(["plain", "parts", "use", "result", "thought"]), min_size=1, max_size=5)):
+        text = draw(texts)
+        if kind == "plain":
+            content: Any = text
+        elif kind == "parts":
+            found, content = joined(draw(st.lists(text_parts, max_size=3)))
+            read_by_model += found
+            text = ""
+        elif kind == "use":
+            content = [{"type": "tool_use", "id": "1", "name": "f", "input": {"q": text, "more": [{"deep": text}]}}]
+            read_by_model.append(text)
+        elif kind == "result":
+            content = [in_a_tool_result({"type": "text", "text": text})]
+        else:
+            content = [{"type": "thinking", "thinking": text, "signature": "c2ln"}]
+        read_by_model.append(text)
+        messages.append({"role": "user", "content": content})
+    body: dict[str, Any] = {"model": "m", "max_tokens": 5, "messages": messages}
+    if draw(st.booleans()):
+        found, parts = joined(draw(st.lists(text_parts, min_size=1, max_size=3)))
+        body["system"] = parts if draw(st.booleans()) else "".join(found)
+        read_by_model += found
+    if draw(st.booleans()):
+        text = draw(texts)
+        body["tools"] = [{"name": "f", "description": text, "input_schema": {"properties": draw(json_values)}}]
+        read_by_model.append(text)
+    if draw(st.booleans()):
+        text = draw(texts)
+        body["output_config"] = {"format": {"type": "json_schema", "schema": {"description": text}}}
+        read_by_model.append(text)
+    return read_by_model, body
+
+
+@given(anthropic_bodies())
+def test_every_text_that_a_message_model_reads_is_counted(message: tuple[list[str], dict[str, Any]]) -> None:
+    read_by_model, body = message
+    before = copy.deepcopy(body)
+    call = ANTHROPIC.read_request("/v1/messages", body, "")
+    assert call is not None
+    assert call.text_bytes >= sum(map(size, read_by_model))
+    assert 0 <= call.dense_bytes <= call.text_bytes
+    assert body == before
+
+
+@pytest.mark.parametrize("text", ["plain", "", "Grüße", "世界", "🚀", "\ud800", "a\x00b"])
+def test_bytes_are_those_of_utf_8(text: str) -> None:
+    assert utf8_size(text) == size(text)
+    assert read(OPENAI, [{"role": "user", "content": text}]).text_bytes == size(text)
+    assert read(ANTHROPIC, [{"role": "user", "content": text}]).text_bytes == size(text)
+
+
+def test_the_sizes_of_the_parts_are_known() -> None:
+    call = read(
+        OPENAI,
+        [
+            {"role": "system", "content": "a" * 100},
+            {"role": "user", "content": "b" * 10},
+            {"role": "user", "content": "c" * 7},
+        ],
+        tools=[{"type": "function", "function": {"name": "f"}}],
+    )
+    assert (call.messages, call.system_bytes, call.last_message_bytes) == (3, 100, 7)
+    assert call.text_bytes == 117 + call.tools_bytes
+    assert call.tools_bytes >= len('[{"type": "function", "function": {"name": "f"}}]')
+    other = read(ANTHROPIC, [{"role": "user", "content": "c" * 7}], system="a" * 100)
+    assert (other.messages, other.system_bytes, other.last_message_bytes, other.text_bytes) == (1, 100, 7, 107)
+
+
+def test_an_answer_that_is_sent_back_as_the_sdks_model_is_counted() -> None:
+    answer = ChatCompletionMessage.construct(role="assistant", content="x" * 1_000)
+    assert read(OPENAI, [{"role": "user", "content": "hi"}, answer]).text_bytes >= 1_002
+
+
+@pytest.mark.parametrize("kind", [OrderedDict, MappingProxyType], ids=lambda kind: kind.__name__)
+@BOTH
+def test_a_message_may_be_any_mapping(provider: Provider, kind: Any) -> None:
+    plain = read(provider, [{"role": "user", "content": "x" * 99}])
+    assert read(provider, [kind({"role": "user", "content": "x" * 99})]).text_bytes == plain.text_bytes
+
+
+@pytest.mark.parametrize("name", ["user", "metadata", "stop", "safety_identifier", "temperature", "logit_bias"])
+def test_what_no_chat_model_reads_does_not_count(name: str) -> None:
+    assert read(OPENAI, **{name: "x" * 10_000}).text_bytes == 2
+
+
+@pytest.mark.parametrize("name", ["response_format", "prediction", "functions", "web_search_options", "something_new"])
+def test_a_parameter_that_a_chat_model_may_read_counts(name: str) -> None:
+    assert read(OPENAI, **{name: {"text": "x" * 10_000}}).text_bytes >= 10_002
+
+
+def test_hidden_text_around_messages_and_tools_has_its_allowance() -> None:
+    one = read(OPENAI)
+    two = read(OPENAI, [{"role": "user", "content": "h"}, {"role": "user", "content": "i"}])
+    assert (one.extra_input_tokens, two.extra_input_tokens) == (80, 96)
+    assert read(ANTHROPIC, tools=[{"name": "f", "input_schema": {}}]).extra_input_tokens == 80 + 1_024 + 32
+
+
+def test_a_tool_that_runs_at_the_provider_counts_what_it_may_fetch_as_often_as_it_may_be_used() -> None:
+    search = {"type": "web_search_20250305", "name": "web_search"}
+    base = 80 + 1_024 + 1_024
+    assert read(ANTHROPIC, tools=[{**search, "max_uses": 3}]).extra_input_tokens == base + 3 * 200_000
+    assert read(ANTHROPIC, tools=[search]).extra_input_tokens == base + 10 * 200_000
+    assert read(ANTHROPIC, tools=[{"type": "bash_20250124", "name": "bash"}]).extra_input_tokens == base
+    assert read(OPENAI, web_search_options={}).extra_input_tokens == 80 + 128_000
+
+
+# Media.
+
+PICTURE = base64.b64encode(bytes(range(256)) * 400).decode()
+
+
+@pytest.mark.parametrize(
+    ("part", "most"),
+    [
+        ({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}}, 48_169),
+        ({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}, 48_169),
+        ({"type": "input_audio", "input_audio": {"data": PICTURE, "format": "wav"}}, 128_000),
+        ({"type": "file", "file": {"file_data": PICTURE}}, 400_000),
+    ],
+    ids=["image", "linked image", "audio", "file"],
+)
+def test_a_media_part_of_a_chat_counts_its_maximum_and_not_its_bytes(part: dict[str, Any], most: int) -> None:
+    call = read(OPENAI, [{"role": "user", "content": [part]}])
+    assert call.text_bytes < 100
+    assert most <= call.extra_input_tokens <= most + 200
+    assert (call.has_images, call.has_audio) == (most == 48_169, most == 128_000)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("image", 4_800), ("document", 200_000), ("container_upload", 200_000)])
+@pytest.mark.parametrize("wrap", [lambda part: part, in_a_tool_result], ids=["bare", "in a tool result"])
+def test_a_media_part_of_a_message_counts_its_maximum_wherever_it_is(kind: str, most: int, wrap: Any) -> None:
+    source = {"type": "base64", "media_type": "x", "data": PICTURE}
+    call = read(ANTHROPIC, [{"role": "user", "content": [wrap({"type": kind, "source": source})]}])
+    assert call.text_bytes < 100
+    assert most <= call.extra_input_tokens <= most + 200
+    assert call.has_images == (kind == "image")
+
+
+def test_asking_for_spoken_answers_is_audio() -> None:
+    assert read(OPENAI, audio={"voice": "alloy", "format": "wav"}).has_audio
+
+
+# Odd bodies.
+
+
+@BOTH
+def test_odd_values_in_a_message_raise_nothing(provider: Provider) -> None:
+    odd = [
+        None,
+        5,
+        1.5,
+        True,
+        b"bytes",
+        {1: 2},
+        {None: None},
+        object(),
+        [[]],
+        {"type": 5},
+        {"type": ["image"]},
+        {"role": {}},
+    ]
+    for value in odd:
+        assert read(provider, [{"role": "user", "content": value}]).text_bytes >= 0
+        assert read(provider, [value]).text_bytes >= 0
+        assert read(provider, tools=value).text_bytes >= 0
+        assert read(provider, something_new=value, system=value).text_bytes >= 0
+
+
+def nested(depth: int, text: str) -> Any:
+    value: Any = text
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("depth", [1, 31, 32, 33, 40, 300])
+@BOTH
+def test_a_text_counts_however_deep_it_lies(provider: Provider, depth: int) -> None:
+    text = "x" * 5_000
+    assert bound_tokens(read(provider, [{"role": "user", "content": nested(depth, text)}])) >= 2_500
+    assert bound_tokens(read(provider, tools=nested(depth, text))) >= 2_500
+
+
+@BOTH
+def test_a_structure_that_contains_itself_ends(provider: Provider) -> None:
+    ring: list[Any] = ["x" * 100]
+    ring.append(ring)
+    loop: dict[str, Any] = {"text": "x" * 100}
+    loop["again"] = loop
+    for value in (ring, loop):
+        assert read(provider, [{"role": "user", "content": value}]).text_bytes >= 100
+        assert read(provider, tools=[value]).text_bytes >= 100
+
+
+@pytest.mark.parametrize("where", ["content", "tools"])
+@BOTH
+def test_a_body_too_deep_to_print_is_read(provider: Provider, where: str) -> None:
+    bomb = nested(100_000, "x")
+    if where == "tools":
+        read(provider, tools=[bomb])
+    else:
+        read(provider, [{"role": "user", "content": bomb}])
+
+
+# What easily counts for too little.
+
+
+def blocks() -> Iterator[dict[str, Any]]:
+    yield {"type": "text", "text": "x" * 1_000}
+
+
+def test_iterators_are_listed_once_for_us_and_the_sdk() -> None:
+    result = {"type": "tool_result", "tool_use_id": "1", "content": blocks()}
+    body = {
+        "messages": ({"role": "user", "content": content} for content in (blocks(), [result])),
+        "system": blocks(),
+        "tools": iter([{"name": "f", "input_schema": {}}]),
+        "max_tokens": 5,
+        "model": "m",
+    }
+    listed_once = without_iterators(body)
+    assert listed_once["tools"] == [{"name": "f", "input_schema": {}}]
+    assert listed_once["messages"][1]["content"][0]["content"] == list(blocks())
+    assert isinstance(result["content"], Iterator)  # the caller's own dict is left alone
+    call = ANTHROPIC.read_request("/v1/messages", listed_once, "")
+    assert call is not None
+    assert call.text_bytes >= 3_000
+
+
+def test_what_holds_no_iterator_is_passed_on_as_it_is() -> None:
+    body = {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}], "n": 1, "stop": ("a", "b")}
+    assert without_iterators(body) is body
+
+
+@given(json_values)
+def test_listing_iterators_changes_no_json(value: Any) -> None:
+    assert without_iterators(value) is value
+
+
+def test_an_iterator_in_a_tuple_is_listed_too() -> None:
+    found = without_iterators({"messages": ({"role": "user", "content": blocks()},)})
+    assert not isinstance(found["messages"][0]["content"], Iterator)
+
+
+@pytest.mark.parametrize("kind", ["image", "document", "file"])
+def test_the_input_of_a_tool_is_text_whatever_its_type_says(kind: str) -> None:
+    use = {"type": "tool_use", "id": "1", "name": "create", "input": {"type": kind, "body": "x" * 1_000_000}}
+    assert read(ANTHROPIC, [{"role": "assistant", "content": [use]}]).text_bytes >= 1_000_000
+
+
+def test_a_key_with_an_underscore_counts_in_a_mapping() -> None:
+    use = {"type": "tool_use", "id": "1", "name": "f", "input": {"_note": "x" * 1_000}}
+    assert read(ANTHROPIC, [{"role": "assistant", "content": [use]}]).text_bytes >= 1_000
+
+
+def test_a_long_number_counts_its_digits() -> None:
+    use = {"type": "tool_use", "id": "1", "name": "f", "input": {"n": 10**1_000}}
+    call, without = (
+        read(ANTHROPIC, [{"role": "assistant", "content": [part]}]) for part in (use, {**use, "input": {"n": 1}})
+    )
+    assert bound_tokens(call) >= bound_tokens(without) + 300
+
+
+def test_extra_fields_of_an_answer_that_is_sent_back_are_counted() -> None:
+    answer = ChatCompletionMessage.construct(role="assistant", content="x", reasoning_content="y" * 1_000)  # type: ignore[call-arg]
+    assert read(OPENAI, [answer]).text_bytes >= 1_000
+
+
+def test_a_large_document_of_plain_text_counts_its_text() -> None:
+    source = {"type": "text", "media_type": "text/plain", "data": "some words " * 200_000}
+    call = read(ANTHROPIC, [{"role": "user", "content": [{"type": "document", "source": source}]}])
+    assert bound_tokens(call) >= 400_000  # 2.2 MB of short words
+
+
+# Prose and what is denser.
+
+PROSE = "The quick brown fox jumps over the lazy dog, and then it sleeps for a while. It dreams of hens.\n"
+CODE = '''
+def answer(question: str, *, depth: int = 3) -> list[str]:
+    """Ask until the answer is found."""
+    for attempt in range(depth):
+        found = [line.strip() for line in ask(question, attempt).splitlines() if line]
+        if found:
+            return found
+    raise LookupError(f"no answer to {question!r}")
+'''
+
+
+@pytest.mark.parametrize(
+    "text", [PROSE, PROSE * 100, CODE, CODE * 50, " " * 64], ids=["line", "page", "function", "file", "spaces"]
+)
+def test_prose_and_code_are_prose(text: str) -> None:
+    assert is_prose(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        PICTURE,
+        bytes(range(256)).hex(),
+        "[0.123, 4.56, 7890, -12.5e-3, 42]" * 30,
+        '{"id": 12345, "n": [1, 2, 3], "t": 1.5}' * 30,
+        "これは日本語の文章です。" * 20,
+        "这是一个中文句子。",
+        "🚀🎉👩‍👩‍👧‍👦" * 10,
+        "Ελληνικά",
+        PROSE * 10 + "é",
+        "HTTP/2 403 X-REQUEST-ID: 8F3A-99C1 " * 20,
+        "0123456789" * 100,
+        "!?#$%&()*+-/:;<=>@[]^_{|}~" * 10,
+        "too short to be worth a look",
+        "",
+    ],
+    ids=[
+        "base64",
+        "hex",
+        "numbers",
+        "json",
+        "japanese",
+        "chinese",
+        "emoji",
+        "greek",
+        "one é",
+        "headers",
+        "digits",
+        "signs",
+        "short",
+        "nothing",
+    ],
+)
+def test_denser_text_is_not_prose(text: str) -> None:
+    assert not is_prose(text)
+
+
+def test_prose_is_held_at_two_bytes_a_token_and_dense_text_at_one() -> None:
+    for text, tokens in ((PROSE * 10, len(PROSE) * 5), (PICTURE[:1_000], 1_000), ("世界", 6), ("🚀", 4)):
+        assert bound_tokens(read(OPENAI, [{"role": "user", "content": text}])) == tokens + 80
+
+
+# Small readers.
+
+
+def test_fields_are_those_of_a_mapping_or_a_model() -> None:
+    assert fields({"a": 1}) == {"a": 1}
+    assert fields(MappingProxyType({"a": 1})) == {"a": 1}
+    assert fields(ChatCompletionMessage.construct(role="assistant"))["role"] == "assistant"
+    assert [fields(value) for value in (None, 5, "text", b"", [], (), object())] == [{}] * 7
+
+
+def test_an_iterable_is_listed_and_a_text_or_mapping_is_not() -> None:
+    assert listed([1]) == listed((1,)) == listed(iter([1])) == [1]
+    assert [listed(value) for value in (None, 5, "text", b"bytes", {"a": 1})] == [None] * 5
+
+
+# Rewriting.
+
+
+def rewritten(provider: Provider, body: dict[str, Any], *, host: str = "", **decided: Any) -> dict[str, Any]:
+    """What `rewrite` changes, for a call on which so much was decided."""
+    call = provider.read_request(PATHS[provider.name], body, host)
+    assert call is not None
+    for name, value in decided.items():
+        setattr(call, name, value)
+    before = copy.deepcopy(body)
+    changes = provider.rewrite(call, body)
+    assert body == before
+    assert call.adds_usage_chunk == ("stream_options" in changes)
+    return changes
+
+
+CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hi"}]}
+MESSAGE = {**CHAT, "model": "claude-opus-5-5", "max_tokens": 500}
+
+
+@given(chats(), st.none() | st.integers(1, 9), st.sampled_from(["", "gpt-5"]), st.booleans())
+def test_a_rewrite_changes_what_was_decided_and_nothing_else(
+    chat: tuple[list[str], dict[str, Any]], cap: int | None, model: str, stream: bool
+) -> None:
+    body = {**chat[1], "stream": stream}
+    call = OPENAI.read_request("/chat/completions", body, "")
+    assert call is not None
+    call.sent_cap, call.sent_model = cap, model
+    before = dict(body)
+    changes = OPENAI.rewrite(call, body)
+    assert body == before
+    expected = {"model"} if model else set()
+    expected |= {"stream_options"} if stream else set()
+    assert changes.keys() - {"max_tokens", "max_completion_tokens"} == expected
+    assert len(changes) == len(expected) + (cap is not None)
+
+
+def test_nothing_decided_changes_nothing() -> None:
+    assert rewritten(OPENAI, CHAT) == {}
+    assert rewritten(ANTHROPIC, MESSAGE) == {}
+    assert rewritten(ANTHROPIC, {**MESSAGE, "stream": True}) == {}
+
+
+def test_another_model_and_a_lower_cap_are_sent() -> None:
+    assert rewritten(OPENAI, {**CHAT, "max_tokens": 500}, sent_model="gpt-4o-mini", sent_cap=9) == {
+        "model": "gpt-4o-mini",
+        "max_tokens": 9,
+    }
+    assert rewritten(ANTHROPIC, MESSAGE, sent_model="claude-haiku-5-5", sent_cap=9) == {
+        "model": "claude-haiku-5-5",
+        "max_tokens": 9,
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "host", "name"),
+    [
+        ("gpt-4o", "api.openai.com", "max_completion_tokens"),
+        ("gpt-5", "eu.api.openai.com", "max_completion_tokens"),
+        ("my-deployment", "mine.openai.azure.com", "max_completion_tokens"),
+        ("o3-mini", "proxy.example.com", "max_completion_tokens"),
+        ("gpt-5-mini", "proxy.example.com", "max_completion_tokens"),
+        ("gpt-6-sol", "localhost", "max_completion_tokens"),
+        ("gpt-4o", "proxy.example.com", "max_tokens"),
+        ("llama-3.1-8b", "localhost", "max_tokens"),
+        ("deepseek-chat", "api.deepseek.com", "max_tokens"),
+        ("gpt-4o", "notopenai.com", "max_tokens"),
+        ("gpt-4o", "api.openai.com.example.com", "max_tokens"),
+        ("gpt-4o", "", "max_tokens"),
+    ],
+)
+def test_a_cap_goes_by_the_name_that_the_server_takes(model: str, host: str, name: str) -> None:
+    assert rewritten(OPENAI, {**CHAT, "model": model}, host=host, sent_cap=7) == {name: 7}
+
+
+def test_the_name_follows_the_model_that_is_sent() -> None:
+    assert rewritten(OPENAI, CHAT, host="localhost", sent_model="gpt-5", sent_cap=7) == {
+        "model": "gpt-5",
+        "max_completion_tokens": 7,
+    }
+
+
+def test_a_cap_goes_by_the_names_that_the_caller_used() -> None:
+    assert rewritten(OPENAI, {**CHAT, "max_tokens": 500}, host="api.openai.com", sent_cap=7) == {"max_tokens": 7}
+    both = {**CHAT, "max_tokens": 500, "max_completion_tokens": 400}
+    assert rewritten(OPENAI, both, sent_cap=7) == {"max_tokens": 7, "max_completion_tokens": 7}
+    assert rewritten(OPENAI, {**CHAT, "max_tokens": None, "max_completion_tokens": 400}, sent_cap=7) == {
+        "max_completion_tokens": 7
+    }
+
+
+@pytest.mark.parametrize(
+    ("given_options", "sent"),
+    [
+        ({}, {"include_usage": True}),
+        ({"stream_options": None}, {"include_usage": True}),
+        ({"stream_options": {}}, {"include_usage": True}),
+        ({"stream_options": {"include_usage": False}}, {"include_usage": True}),
+        ({"stream_options": {"include_obfuscation": False}}, {"include_obfuscation": False, "include_usage": True}),
+        ({"stream_options": {"include_usage": True}}, None),
+    ],
+)
+def test_a_stream_is_asked_for_its_usage_beside_what_the_caller_asked(given_options: dict[str, Any], sent: Any) -> None:
+    changes = rewritten(OPENAI, {**CHAT, "stream": True, **given_options})
+    assert changes == ({} if sent is None else {"stream_options": sent})
+
+
+def test_what_is_no_stream_is_not_asked_for_a_usage_chunk() -> None:
+    assert rewritten(OPENAI, {**CHAT, "stream": False}) == {}
