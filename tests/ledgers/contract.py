@@ -280,6 +280,16 @@ class LedgerContract:
         assert kind_of(ledger.reserve(3, [soft, hard], fixed(80), forced=[soft])) == "contended"
         assert kind_of(ledger.reserve(4, [soft], fixed(0))) == "contended"
 
+    def test_what_a_forced_hold_did_not_use_is_no_debt(self, ledger: Ledger) -> None:
+        soft = account("soft", limit_usd_nanos=10)
+        ledger.reserve(1, [soft], fixed(50), forced=[soft])
+        assert ledger.balance(soft).debt_usd_nanos == 40
+        assert ledger.settle(1, 12, 0)
+        assert ledger.balance(soft).debt_usd_nanos == 2
+        ledger.reserve(2, [soft], fixed(50), forced=[soft])
+        assert ledger.release(2)
+        assert ledger.balance(soft) == Balance(spent_usd_nanos=12, debt_usd_nanos=2, spent_calls=1)
+
     def test_a_forced_account_does_not_size_the_cap(self, ledger: Ledger) -> None:
         soft, hard = account("soft", limit_usd_nanos=10), account("hard", limit_usd_nanos=116)
         answer = ledger.reserve(1, [soft, hard], output(10, 10, 500, 500), forced=[soft])

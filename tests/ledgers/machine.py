@@ -38,6 +38,7 @@ class Model:
         self.holds: dict[int, Hold] = {}
         self.spent: dict[str, list[int]] = {}
         self.debt: dict[str, list[int]] = {}
+        self.let_past: dict[int, dict[str, list[int]]] = {}
         self.forgotten: set[str] = set()
 
     def reserved(self, key: str) -> list[int]:
@@ -64,7 +65,9 @@ class Model:
             self.charge(key, (0, 0, 0))
             for u in range(3):
                 over = self.used(key)[u] + bound[u] - LIMITS[key][u]
-                self.debt[key][u] += min(bound[u], max(0, over)) if key in forced else 0
+                past = min(bound[u], max(0, over)) if key in forced else 0
+                self.debt[key][u] += past
+                self.let_past.setdefault(hold_id, {}).setdefault(key, [0, 0, 0])[u] += past
         self.holds[hold_id] = Hold("held", keys, forced, bound, (0, 0, 0), deadline)
 
     def charge(self, key: str, amounts: Any) -> None:
@@ -82,6 +85,9 @@ class Model:
             self.charge(key, [a - c for a, c in zip(amounts, hold.charge, strict=True)])
             self.debt[key] = [d + max(0, a - b) for d, a, b in zip(self.debt[key], amounts, hold.bound, strict=True)]
         self.holds[hold_id] = hold._replace(state=state, charge=amounts)
+        for key, past in self.let_past.pop(hold_id, {}).items():
+            unused = [max(0, min(p, b - a)) for p, b, a in zip(past, hold.bound, amounts, strict=True)]
+            self.debt[key] = [d - u for d, u in zip(self.debt[key], unused, strict=True)]
         for key in list(self.forgotten):
             self.forget(key)
         return True

@@ -11,7 +11,7 @@ bound of one call, against several accounts at once).  A hold moves forward only
 Laws, for every account, unit and instant:
     spent + reserved <= limit + debt    forced holds too: what they take past the limit is debt
     debt grows by max(0, actual - bound) of each charge, and by what a forced hold or an adjustment takes past the limit;
-    it never falls
+    what a forced hold was let past the limit and did not use comes off again when it ends
     reserved = the sum of its held amounts; reserved, spent, debt >= 0
 A refused reserve changes nothing.  A repeated operation with the same id answers as the first time and changes nothing.
 """
@@ -76,8 +76,7 @@ def cap_within(tokens: int) -> int:
     return tokens - 16 if tokens <= 1616 else tokens * 100 // 101
 
 
-@attrs.frozen
-class Need:
+class Need(NamedTuple):
     """What one call needs, as a line in its output cap: `fixed + per_token * with_slack(cap)`.
 
     Where the caller declared a cap, `least_cap == floor_cap == want_cap` and `share == 0`.  Otherwise the ledger picks

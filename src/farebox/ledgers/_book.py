@@ -5,7 +5,8 @@ operation first computes all new tuples and then puts them in place with a singl
 not cut: balances and the hold change together or not at all, and the hold turns into its row in the same instant.
 
     entries    account key            (spent, reserved, debt) x (usd, tokens, calls), open holds
-               hold id                (HELD, grant, accounts, owner, call, deadline, forced)
+               hold id                (HELD, grant, accounts, owner, call, deadline, forced,
+                                       what it was let past the limit, by account key)
                                       (SETTLED | RELEASED | CORRECTED, grant, row)
                                       (EXPIRED, grant, row, accounts)
                (_ADJUSTED, id)        (ADJUSTED, None, None)
@@ -110,6 +111,7 @@ class Book:
         check_amounts(usd, tokens, calls)
         # Who is short.
         changes: dict[Any, Any] = {}
+        let_past: dict[Any, Amounts] = {}
         for account in accounts:
             key = account.key
             was = entries.get(key)
@@ -127,9 +129,13 @@ class Book:
                     short = shortfall(entries, accounts, forced, least, floor)
                     assert short is not None
                     return short
-                du += past(su + ru, usd, account.limit_usd_nanos)
-                dt += past(st + rt, tokens, account.limit_tokens)
-                dc += past(sc + rc, calls, account.limit_calls)
+                over = (
+                    past(su + ru, usd, account.limit_usd_nanos),
+                    past(st + rt, tokens, account.limit_tokens),
+                    past(sc + rc, calls, account.limit_calls),
+                )
+                du, dt, dc = du + over[0], dt + over[1], dc + over[2]
+                let_past[key] = over
             changes[key] = (su, ru + usd, du, st, rt + tokens, dt, sc, rc + calls, dc, open_holds + 1)
         if self.queues:
             first = self.line.behind_whom(accounts, (usd, tokens, calls), forced, place)
@@ -138,7 +144,7 @@ class Book:
         # Hold it.
         grant: Grant = _tuple(Grant, (cap, usd, tokens, calls))
         deadline = None if ttl_seconds is None else self._clock() + ttl_seconds
-        changes[hold_id] = (HELD, grant, tuple(accounts), owner, call, deadline, forced)
+        changes[hold_id] = (HELD, grant, tuple(accounts), owner, call, deadline, forced, let_past)
         self.held[hold_id] = None
         entries.update(changes)
         return grant
@@ -147,18 +153,21 @@ class Book:
         record = self.entries.get(hold_id)
         if record is None or record[0] is not HELD:
             return None
-        _, held, accounts, owner, call, deadline, forced = record
+        _, held, accounts, owner, call, deadline, forced, let_past = record
+        let_past = dict(let_past)
         more = (usd, tokens, 0)
         short = shortfall(self.entries, accounts, forced, more, more, own=held[1:])
         if short is not None:
             return short
         grant = Grant(held.cap, held.usd_nanos + usd, held.tokens + tokens, held.calls)
-        changes: dict[Any, Any] = {hold_id: (HELD, grant, accounts, owner, call, deadline, forced)}
+        changes: dict[Any, Any] = {hold_id: (HELD, grant, accounts, owner, call, deadline, forced, let_past)}
         for account in accounts:
             su, ru, du, st, rt, dt, sc, rc, dc, open_holds = self.entries[account.key]
             if account in forced:
-                du += past(su + ru, usd, account.limit_usd_nanos)
-                dt += past(st + rt, tokens, account.limit_tokens)
+                over = past(su + ru, usd, account.limit_usd_nanos), past(st + rt, tokens, account.limit_tokens)
+                du, dt = du + over[0], dt + over[1]
+                before = let_past.get(account.key, (0, 0, 0))
+                let_past[account.key] = (before[0] + over[0], before[1] + over[1], before[2])
             changes[account.key] = (su, ru + usd, du, st, rt + tokens, dt, sc, rc, dc, open_holds)
         self.entries.update(changes)
         return grant
@@ -196,6 +205,13 @@ class Book:
                 dc + more_calls,
                 open_holds - 1,
             )
+        for key, (past_usd, past_tokens, past_calls) in record[7].items():
+            # What its bound was let past the limit, and it did not use, is no debt.
+            su, ru, du, st, rt, dt, sc, rc, dc, open_holds = changes[key]
+            du -= max(0, min(past_usd, held_usd - usd))
+            dt -= max(0, min(past_tokens, held_tokens - tokens))
+            dc -= max(0, min(past_calls, held_calls - calls))
+            changes[key] = (su, ru, du, st, rt, dt, sc, rc, dc, open_holds)
         changes[hold_id] = (state, grant, row) if state is not EXPIRED else (EXPIRED, grant, row, accounts)
         self.ended.append(hold_id)
         entries.update(changes)
@@ -233,7 +249,7 @@ class Book:
     def expire(self, now: float | None, row_of: Callable[[Any, Grant], Any] | None) -> int:
         expired = 0
         now = self._clock() if now is None else now
-        for hold_id, (_, grant, _, _, call, deadline, _) in self.open_holds():
+        for hold_id, (_, grant, _, _, call, deadline, *_) in self.open_holds():
             if deadline is not None and deadline <= now:
                 _, usd, tokens, calls = grant
                 row = None if row_of is None else row_of(call, grant)
