@@ -13,9 +13,12 @@ tees the bytes and notices `close()`.  (Closures on the instance do the same and
 from __future__ import annotations
 
 import json
+import math
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 from farebox import signals
@@ -25,13 +28,30 @@ from farebox.providers import Provider
 #: A stream longer than this is not kept for a closer look; closed early, it is charged in full.
 _MOST_KEPT_BYTES: Final = 16 * 2**20
 
+#: A stream whose reader lags so far behind its provider is charged in full when it is closed early.
+_MOST_LAG_SECONDS: Final = 0.5
+#: A read that took so long had to wait for the network.
+_BLOCKED_SECONDS: Final = 0.0003
+
 _WATCH: Final = "_farebox_watch"
 
 
 class Watch:
     """Watches over the answer of one call until the call has ended; the `activity` of that call."""
 
-    __slots__ = ("_kept", "_kept_bytes", "_mark", "_provider", "_reader", "_reading", "call", "is_over", "progress")
+    __slots__ = (
+        "_handed_at",
+        "_kept",
+        "_kept_bytes",
+        "_lag_seconds",
+        "_mark",
+        "_provider",
+        "_reader",
+        "_reading",
+        "call",
+        "is_over",
+        "progress",
+    )
 
     def __init__(self, call: Call, provider: Provider) -> None:
         self.call = call
@@ -43,6 +63,9 @@ class Watch:
         self._reading: weakref.ref[Any] | None = None
         self._kept: list[bytes] = []
         self._kept_bytes = 0
+        #: How long the reader has been away since the buffers were last empty: for ever, until they are seen to be.
+        self._lag_seconds = math.inf
+        self._handed_at = time.monotonic()
         self._mark: tuple[int, float] | None = None
         call.activity = self
 
@@ -99,45 +122,57 @@ class Watch:
 
     # Through the bytes of the response.
 
-    def tee(self, chunks: Iterator[bytes], is_outermost: bool) -> Iterator[bytes]:
+    def tee(self, chunks: Iterator[bytes], when_drained: Callable[[], None] | None) -> Iterator[bytes]:
         """The bytes of the answer, kept for as long as the call is open; the outermost reader hears how they end."""
-        try:
+        with self._hearing(when_drained):
             for chunk in chunks:
                 self._keep(chunk)
                 yield chunk
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            if is_outermost:
-                self.end("unknown", error)
-            raise
-        if is_outermost:
-            self._drained()
+                self._taken()
 
-    async def atee(self, chunks: AsyncIterator[bytes], is_outermost: bool) -> AsyncIterator[bytes]:
+    async def atee(self, chunks: AsyncIterator[bytes], when_drained: Callable[[], None] | None) -> AsyncIterator[bytes]:
         """As `tee`."""
-        try:
+        with self._hearing(when_drained):
             async for chunk in chunks:
                 self._keep(chunk)
                 yield chunk
+                self._taken()
+
+    @contextmanager
+    def _hearing(self, when_drained: Callable[[], None] | None) -> Iterator[None]:
+        try:
+            yield
         except GeneratorExit:
             raise
         except BaseException as error:
-            if is_outermost:
+            if when_drained is not None:
                 self.end("unknown", error)
             raise
-        if is_outermost:
+        if when_drained is not None:
             self._drained()
+            when_drained()
 
     def _keep(self, chunk: bytes) -> None:
+        """A chunk has come."""
         if self.is_over:
             return
         self.progress += 1
+        now = time.monotonic()
+        if now - self._handed_at > _BLOCKED_SECONDS:
+            # We had to wait for it: the buffers were empty, and what has arrived is what the provider had made.
+            self._lag_seconds = 0.0
+        self._handed_at = now
         if self.call.first_chunk_at_seconds is None:
             self.call.first_chunk_at_seconds = time.time()
         self._kept_bytes += len(chunk)
         if self._kept_bytes <= _MOST_KEPT_BYTES:
             self._kept.append(chunk)
+
+    def _taken(self) -> None:
+        """The reader has come back for more; meanwhile the provider went on into the network's buffers."""
+        now = time.monotonic()
+        self._lag_seconds += now - self._handed_at
+        self._handed_at = now
 
     def _drained(self) -> None:
         """Somebody read the bytes to their end, past the SDK's iterator or before there was one."""
@@ -161,16 +196,19 @@ class Watch:
     def closing(self) -> None:
         """The response is being closed: by its caller, unless the SDK's own generator is doing it at its end."""
         if not self.is_over and not self.is_being_read():
-            if self.call.is_stream and self._kept_bytes <= _MOST_KEPT_BYTES:
+            # While the reader was away the provider went on: then what was read says nothing of what it had made.
+            lag_seconds = self._lag_seconds + time.monotonic() - self._handed_at
+            if self.call.is_stream and lag_seconds < _MOST_LAG_SECONDS and self._kept_bytes <= _MOST_KEPT_BYTES:
                 _tolerantly(self._reader.abandon, self._chunks())
+            self.call.was_closed = True
             self.end("completed" if self.call.usage is not None else "closed")
 
     def dropped(self) -> None:
         """Nobody can read this any more.  Runs in a finalizer."""
         if not self.is_over:
-            self.is_over = True
             self.call.outcome = "dropped"
             signals.settle_late(self.call)
+            self.is_over = True
 
     def finish(self) -> None:
         """The stream has ended by itself."""
@@ -182,9 +220,13 @@ class Watch:
         """Settle, once."""
         if self.is_over:
             return
-        self.is_over = True
-        self._kept.clear()
-        end_call(self.call, outcome, error)
+        try:
+            self.is_over = True
+            self._kept.clear()
+            end_call(self.call, outcome, error)
+        except BaseException:
+            _hand_on(self.call, outcome)
+            raise
 
     def _chunks(self) -> list[Any]:
         return server_sent(b"".join(self._kept))
@@ -263,23 +305,36 @@ def _watched(cls: Any) -> Any:
 
 def _teed(response: Any, tee: Any, chunks: Any) -> Any:
     watch = response.__dict__[_WATCH][0]
-    is_outermost = not watch.is_being_read()
-    teed = tee(watch, chunks, is_outermost)
-    return watch.read_through(teed) if is_outermost else teed
+    if watch.is_being_read():
+        return tee(watch, chunks, None)
+    return watch.read_through(tee(watch, chunks, partial(_unwatch, response)))
+
+
+def _unwatch(response: Any) -> None:
+    """Give a response back as it was, once its call has ended: it can be pickled again."""
+    if response.__dict__[_WATCH][0].is_over:
+        response.__class__ = type(response).__mro__[1]
+        del response.__dict__[_WATCH]
 
 
 def end_call(call: Call, outcome: Outcome, error: BaseException | None = None) -> None:
     """A call has ended: say so on the bus, where it is paid."""
-    call.outcome = outcome
-    if error is not None:
-        call.error_class = type(error).__name__
-    call.activity = None
     try:
+        call.outcome = outcome
+        if error is not None:
+            call.error_class = type(error).__name__
+        call.activity = None
         signals.post_call.send(call.provider_name, call=call)
     except BaseException:
-        if call.plan is not None:
-            signals.settle_late(call)  # interrupted before it was paid: whoever is next pays it
+        _hand_on(call, outcome)
         raise
+
+
+def _hand_on(call: Call, outcome: Outcome) -> None:
+    """Interrupted before the call was paid: whoever is next to use the ledger pays it."""
+    if call.plan is not None:
+        call.outcome = outcome
+        signals.settle_late(call)
 
 
 def read_answer(call: Call, provider: Provider, answer: Any) -> None:

@@ -1,0 +1,450 @@
+"""The seam of an SDK: where its requests are read, published, rewritten, sent and their answers taken.
+
+It is `request` of an SDK's two base clients, wrapped once each at class level: it sees every surface exactly once, can
+rewrite the body, and what is raised there is not retried.  HTTP attempts are seen at `_build_request` and `_sleep_for_retry`
+of the same classes, and belong to a call by its `options.post_parser`, which every copy of the options keeps.  (openai
+3.54.0 `_base_client.py` lines 599, 1135, 1262; anthropic 2.12.0 lines 1216, 1478; read 2026-11-21.)
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import json
+import logging
+import posixpath
+import sys
+import weakref
+from collections.abc import Callable, Mapping
+from copy import copy
+from itertools import chain, compress
+from operator import not_
+from typing import Any, Final
+
+from farebox import signals
+from farebox._call import Call
+from farebox._streams import Watch, end_call, parsed, read_answer, watch_response, watch_stream
+from farebox.errors import BudgetExceeded, IncompatibleSDK
+from farebox.providers import Provider, without_iterators
+
+_logger = logging.getLogger("farebox")
+
+#: Attribute of a client that is metered by itself.
+CLIENT_MARK: Final = "_farebox"
+_ADDRESS_MARK: Final = "_farebox_address"
+_MOST_ADDRESSES: Final = 64
+#: Errors of httpx and httpx2 after which nothing can have reached the provider.
+_NEVER_SENT: Final = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "InvalidURL"})
+_MOST_PARENTS: Final = 10
+
+
+class Link:
+    """Ties the attempts and the answer of a request to its call; the `post_parser` of its options."""
+
+    __slots__ = ("answer", "call", "previous", "provider", "watch")
+
+    def __init__(self, call: Call, provider: Provider, previous: Any) -> None:
+        self.call = call
+        self.provider = provider
+        self.previous = previous if callable(previous) else None
+        self.answer: Any = None
+        self.watch: Watch | None = None
+
+    def __call__(self, answer: Any) -> Any:
+        if _is_stream(type(answer)):
+            if self.call.outcome == "open":
+                watch_stream(answer, self.call, self.provider)
+        else:
+            self.answer = answer
+        return answer if self.previous is None else self.previous(answer)
+
+
+#: Classes of answers, and whether they are streams: to ask a class for what it lacks takes three microseconds.
+_answers: dict[type, bool] = {}
+_MOST_ANSWERS: Final = 256
+
+
+def _is_stream(kind: type) -> bool:
+    known = _answers.get(kind)
+    if known is None:
+        known = hasattr(kind, "__stream__")
+        if len(_answers) < _MOST_ANSWERS:
+            _answers[kind] = known
+    return known
+
+
+class Seam:
+    """The patched classes of one SDK, and whether calls through them are metered now."""
+
+    def __init__(self, provider: Provider) -> None:
+        self.provider = provider
+        self.module = provider.sdk
+        #: How many `instrument()` meter all clients, and the clients that were instrumented by themselves.
+        self.is_global = 0
+        self.clients: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.carries_threads = False
+        #: Requests under way: their attempts must be seen to the end.
+        self.open: dict[Link, None] = {}
+        #: Types of the sentinels that stand for a parameter which was not given.
+        self.omitted: frozenset[type] = frozenset()
+        self._unread: set[type] = set()
+        self._patched: list[tuple[type, str, Any, Any]] = []
+
+    def install(self) -> None:
+        """Wrap the SDK's base clients, once.
+
+        Raises:
+            IncompatibleSDK: a seam is missing or looks different; nothing was changed.
+        """
+        module = importlib.import_module(self.module)
+        bases = self.bases(module)
+        for base in bases if not self._patched else ():
+            _check(module, base)
+        sentinels = (getattr(module, name, None) for name in ("Omit", "NotGiven"))
+        self.omitted = frozenset(kind for kind in sentinels if isinstance(kind, type))
+        for base in bases:
+            wrap = self._async_request if inspect.iscoroutinefunction(base.request) else self._sync_request
+            self._patch(base, "request", wrap)
+            self._patch(_owner(base, "_build_request"), "_build_request", _count_attempts)
+            self._patch(base, "_sleep_for_retry", _ask_before_retry)
+
+    def bases(self, module: Any) -> list[Any]:
+        """The classes of the SDK that send, sync and async."""
+        return [_base_client(module, name) for name in self.provider.clients]
+
+    def uninstall(self) -> None:
+        """Unwrap what nobody has wrapped over; the rest stays below as a pass-through.  Waits for requests under way."""
+        if self.open:
+            return
+        kept = []
+        for cls, name, original, ours in self._patched:
+            if vars(cls).get(name) is ours:
+                setattr(cls, name, original)
+            else:
+                kept.append((cls, name, original, ours))
+        self._patched = kept
+
+    def _patch(self, cls: type, name: str, wrap: Callable[[Any], Any]) -> None:
+        original = vars(cls)[name]
+        for entry in self._patched:
+            if entry[:2] == (cls, name):
+                if _is_below(original, entry[3]):
+                    return
+                self._patched.remove(entry)  # another tool has put back what was there before us
+                break
+        ours = functools.wraps(original)(wrap(original))
+        setattr(cls, name, ours)
+        self._patched.append((cls, name, original, ours))
+
+    def _sync_request(self, original: Any) -> Any:
+        def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+            options, body, link = self.begin(client, options, kwargs)
+            if link is None:
+                return original(client, cast_to, options, *args, **kwargs)
+            try:
+                signals.pre_call.send(link.call.provider_name, call=link.call)
+                self.rewrite(options, body, link)
+                result = original(client, cast_to, options, *args, **kwargs)
+                _take(link, result)
+            except BaseException as error:
+                _failed(link, error)
+                raise
+            finally:
+                self.leave(link)
+            return result
+
+        return request
+
+    def _async_request(self, original: Any) -> Any:
+        async def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+            options, body, link = self.begin(client, options, kwargs)
+            if link is None:
+                return await original(client, cast_to, options, *args, **kwargs)
+            link.call.is_async = True
+            try:
+                await signals.pre_call.send_async(link.call.provider_name, call=link.call)
+                self.rewrite(options, body, link)
+                result = await original(client, cast_to, options, *args, **kwargs)
+                _take(link, result)
+            except BaseException as error:
+                _failed(link, error)
+                raise
+            finally:
+                self.leave(link)
+            return result
+
+        return request
+
+    def begin(self, client: Any, options: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], Link | None]:
+        """The options to send, the body in them, and the link of the call that they make; None where it is not metered.
+
+        The options are a copy of the caller's, which may be shared by others, unless the request is passed through as it is.
+        """
+        if not self.meters(client, options):
+            return options, {}, None
+        options = copy(options)
+        body, call = self.read(client, options, kwargs)
+        if call is None:
+            return options, {}, None
+        link = Link(call, self.provider, options.post_parser)
+        self.open[link] = None
+        return options, body, link
+
+    def leave(self, link: Link) -> None:
+        """The request has come back; the last one out takes down what was undone meanwhile."""
+        del self.open[link]
+        if not self.is_used and not self.open:
+            self.uninstall()
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anybody asks for calls to be metered here."""
+        return self.is_global > 0 or len(self.clients) > 0
+
+    def meters(self, client: Any, options: Any) -> bool:
+        """Whether a request counts here: not twice, should ours have been wrapped over and put on top again."""
+        return (self.is_global > 0 or CLIENT_MARK in client.__dict__) and type(options.post_parser) is not Link
+
+    def read(self, client: Any, options: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], Call | None]:
+        """The body that will be sent, and the call it makes; None for what is free, unknown or malformed."""
+        body = options.json_data
+        if options.method.lower() != "post":
+            return {}, None
+        if type(body) is not dict:
+            body = _read_body(options)
+            if body is None:
+                return {}, None
+        if not self.omitted.isdisjoint(map(type, body.values())):
+            is_omitted = map(self.omitted.__contains__, map(type, body.values()))
+            body = dict(compress(body.items(), map(not_, is_omitted)))
+        if options.extra_json:
+            body = {**body, **options.extra_json}
+        if _may_hold_iterators(body):
+            kept = without_iterators(body)
+            if kept is not body:
+                body = kept
+                options.__dict__.update(json_data=kept, extra_json=None)
+        try:
+            path, server_address = _address(client, options.url)
+            call = self.provider.read_request(path, body, server_address)
+        except Exception as error:
+            if type(error) not in self._unread:
+                self._unread.add(type(error))
+                _logger.error(
+                    "a %s request could not be read (%s) and is not metered", self.module, type(error).__name__
+                )
+            return {}, None
+        if call is not None:
+            call.is_stream = bool(kwargs.get("stream")) or call.is_stream
+            call.timeouts = (options.timeout, client.timeout)
+        return body, call
+
+    def rewrite(self, options: Any, body: dict[str, Any], link: Link) -> None:
+        """Put on the options what was decided, and the link; never into a dict of the user's."""
+        fields = options.__dict__
+        fields["post_parser"] = link
+        changes = self.provider.rewrite(link.call, body)
+        if changes:
+            if options.json_data is None:
+                rewritten = {**body, **changes}
+                if getattr(options, "content", None) is None:
+                    fields["extra_json"] = rewritten
+                else:
+                    fields["content"] = json.dumps(rewritten).encode()
+                return
+            base = options.json_data if type(options.json_data) is dict else body
+            fields["json_data"] = {**base, **changes}
+            if options.extra_json and not changes.keys().isdisjoint(options.extra_json):
+                # `extra_body` is merged over the body later, and would undo the change.
+                fields["extra_json"] = {k: v for k, v in options.extra_json.items() if k not in changes}
+
+
+#: Values of a body that hold no iterator.
+_PLAIN: Final = frozenset((str, int, float, bool, type(None)))
+
+
+def _may_hold_iterators(body: dict[str, Any]) -> bool:
+    """A quick look, in C, since a full one costs as much as the rest: most bodies are parameters and plain messages."""
+    messages = body.get("messages")
+    if type(messages) is not list or sum(map(_PLAIN.__contains__, map(type, body.values()))) < len(body) - 1:
+        return True
+    try:
+        return not _PLAIN.issuperset(map(type, chain.from_iterable(map(dict.values, messages))))
+    except TypeError:  # a message that is no dict
+        return True
+
+
+def _read_body(options: Any) -> dict[str, Any] | None:
+    """The JSON object that a request sends otherwise than as a dict: as a model, another mapping, or as bytes."""
+    body = options.json_data
+    content = getattr(options, "content", None)
+    if body is None and content is None:
+        body = dict(options.extra_json or {}) or None
+    elif body is None:
+        content = content.encode() if isinstance(content, str) else content
+        body = parsed(bytes(content)) if isinstance(content, (bytes, bytearray)) else None
+    elif hasattr(type(body), "model_dump"):
+        body = body.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    elif isinstance(body, Mapping):
+        body = dict(body)
+    return body if type(body) is dict else None
+
+
+def _is_below(function: Any, ours: Any) -> bool:
+    """Whether a call of `function` comes by ours, as far as wrappers tell."""
+    for _ in range(_MOST_PARENTS):
+        if function is ours:
+            return True
+        function = getattr(function, "__wrapped__", None)
+    return False
+
+
+def _take(link: Link, result: Any) -> None:
+    """Read the answer that came, or watch over one that is still to be read."""
+    call = link.call
+    if call.activity is not None or call.outcome != "open":
+        return  # a stream: its watch settles it
+    answer = link.answer
+    if answer is None:
+        response = getattr(result, "http_response", result)
+        if hasattr(response, "iter_bytes") and hasattr(response, "headers"):
+            if not hasattr(response, "_content"):
+                watch_response(response, call, link.provider)
+                return
+            answer = parsed(response.content)
+            call.request_id = _request_id(response.headers)
+        else:
+            answer = result
+    else:
+        call.request_id = getattr(result, "__dict__", {}).get("_request_id") or ""
+    read_answer(call, link.provider, answer)
+    end_call(call, "completed")
+
+
+def _failed(link: Link, error: BaseException) -> None:
+    """The request raised: refused, never sent, answered with an error, or nobody knows."""
+    call = link.call
+    if call.outcome != "open":
+        if call.plan is not None:
+            signals.settle_late(call)  # interrupted while it was being paid
+        return
+    if link.answer is not None and not call.activity:
+        # The answer came and was billed; a parser of the caller's or the SDK's did not like it.
+        read_answer(call, link.provider, link.answer)
+        end_call(call, "completed", error)
+    elif not call.is_sent and not isinstance(error, GeneratorExit):
+        end_call(call, "vetoed", error)
+    elif isinstance(error, GeneratorExit):
+        # Collected while it waited, maybe in the middle of a ledger's operation: take no lock.
+        call.outcome = "unknown" if call.is_sent else "vetoed"
+        signals.settle_late(call)
+    elif _is_unbilled(call, error):
+        end_call(call, "failed", error)
+    else:
+        end_call(call, "unknown", error)
+
+
+def _count_attempts(original: Any) -> Any:
+    def _build_request(client: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+        request = original(client, options, *args, **kwargs)
+        link = options.__dict__.get("post_parser")
+        if type(link) is Link:
+            link.call.attempts += 1
+            link.call.is_sent = True
+        return request
+
+    return _build_request
+
+
+def _ask_before_retry(original: Any) -> Any:
+    # Returns what the original returns, which an async client awaits.
+    def _sleep_for_retry(client: Any, *args: Any, **kwargs: Any) -> Any:
+        link = kwargs["options"].__dict__.get("post_parser")
+        if type(link) is Link and kwargs.get("response") is None and not _never_sent(sys.exc_info()[1]):
+            link.call.dead_attempts += 1
+            signals.pre_retry.send(link.call.provider_name, call=link.call)
+        return original(client, *args, **kwargs)
+
+    return _sleep_for_retry
+
+
+def _is_unbilled(call: Call, error: BaseException) -> bool:
+    """Whether the last attempt can't have been billed: answered with an error status, never sent, or not tried again."""
+    if any(cls.__name__ == "APIStatusError" for cls in type(error).__mro__):
+        return True
+    if isinstance(error, BudgetExceeded):
+        return call.attempts == call.dead_attempts  # refused before a retry; from elsewhere it says nothing
+    return _never_sent(error)
+
+
+def _never_sent(error: BaseException | None) -> bool:
+    for _ in range(_MOST_PARENTS):
+        if error is None:
+            return False
+        if any(cls.__name__ in _NEVER_SENT for cls in type(error).__mro__):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _request_id(headers: Any) -> str:
+    return str(headers.get("x-request-id") or headers.get("request-id") or "")[:200]
+
+
+def _address(client: Any, url: str) -> tuple[str, str]:
+    """The path that a request goes to, however it is spelt, and the host; kept with the client."""
+    base: Any
+    known: dict[str, tuple[str, str]]
+    base, known = client.__dict__.get(_ADDRESS_MARK) or (None, {})
+    if base is not client._base_url:
+        known = {}
+        client.__dict__[_ADDRESS_MARK] = (client._base_url, known)
+    found = known.get(url)
+    if found is None:
+        prepared = client._prepare_url(url)
+        path = posixpath.normpath(prepared.path)
+        found = path, prepared.host
+        if len(known) < _MOST_ADDRESSES:
+            known[url] = found
+    return found
+
+
+# ── finding and checking the seams ───────────────────────────────────────────────────────────────────────────────
+
+
+def _base_client(module: Any, name: str) -> Any:
+    client = getattr(module, name, None)
+    for cls in getattr(client, "__mro__", ()):
+        if "request" in vars(cls):
+            return cls
+    raise _incompatible(module, f"{name} has no `request`")
+
+
+def _owner(cls: type, name: str) -> type:
+    return next(base for base in cls.__mro__ if name in vars(base))
+
+
+def _check(module: Any, base: Any) -> None:
+    taken = list(inspect.signature(base.request).parameters)
+    if taken[:3] != ["self", "cast_to", "options"]:
+        raise _incompatible(module, f"`request` of {base.__name__} takes {taken[:3]}")
+    for name in ("_build_request", "_sleep_for_retry"):
+        function = getattr(base, name, None)
+        if function is None or "options" not in inspect.signature(function).parameters:
+            raise _incompatible(module, f"{base.__name__} has no `{name}` that takes options")
+    options = getattr(sys.modules[base.__module__], "FinalRequestOptions", None)
+    known = getattr(options, "model_fields", {})
+    for name in ("method", "url", "json_data", "extra_json", "post_parser", "timeout"):
+        if name not in known:
+            raise _incompatible(module, f"FinalRequestOptions has no `{name}`")
+    for name in ("Stream", "AsyncStream"):
+        if not hasattr(getattr(module, name, None), "__stream__"):
+            raise _incompatible(module, f"{name} has no `__stream__`")
+
+
+def _incompatible(module: Any, what: str) -> IncompatibleSDK:
+    return IncompatibleSDK(
+        f"{module.__name__} {getattr(module, '__version__', '?')} is not as farebox knows it: {what}; nothing was "
+        f"instrumented\n  install a supported version: pip install 'farebox[{module.__name__}]'"
+    )
