@@ -15,6 +15,7 @@ from farebox.on_exceed import Mode, OnExceed, read_mode
 
 #: How long a call waits for calls in flight to settle, in seconds.
 PATIENCE_SECONDS: Final = 30.0
+_LONGEST_WAIT_SECONDS: Final = 10**9
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -95,7 +96,7 @@ def _whole(name: str, value: int | None) -> int:
         return NO_LIMIT
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; pass a whole number such as {name}=1000")
-    if not math.isfinite(value):
+    if not _is_finite(value):
         raise ValueError(f"{name}={value} is not finite; a limit is 0 or more, for no limit leave {name} out")
     if value < 0:
         raise ValueError(f"{name}={value} is negative; a limit is 0 or more")
@@ -106,11 +107,19 @@ def _whole(name: str, value: int | None) -> int:
     return int(value)
 
 
+def _is_finite(value: float | Decimal) -> bool:
+    if isinstance(value, Decimal):
+        return value.is_finite()
+    return isinstance(value, int) or math.isfinite(value)
+
+
 def _seconds(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(
             f"{name}={value!r} is a {type(value).__name__}; pass seconds such as {name}=30, 0 refuses at once"
         )
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{name}={value} seconds is no time to wait; give 0 (refuse at once) or more")
+    if not _is_finite(value) or not 0 <= value <= _LONGEST_WAIT_SECONDS:
+        raise ValueError(
+            f"{name}={value} seconds is no time to wait; give 0 (refuse at once) to {_LONGEST_WAIT_SECONDS}"
+        )
     return float(value)

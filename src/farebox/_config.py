@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Mapping
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Final, Never
 
 import attrs
 
-from farebox._call import EMPTY_TAGS
+from farebox._call import EMPTY_TAGS, read_tags
 from farebox._money import UsdLike
 from farebox._needs import USEFUL_TOKENS, Needs
 from farebox._tally import coarsen, fold
 from farebox.ledgers import Ledger, open_ledger
 from farebox.prices import RateCard, read_prices
+from farebox.prices.bounds import InputEstimate
 
 PRICES_VARIABLE: Final = "FAREBOX_PRICES"
 
@@ -29,11 +31,15 @@ class State:
     scope_ledger: Ledger
     card: RateCard
     needs: Needs
+    input_estimate: InputEstimate
     tags: Mapping[str, str] = EMPTY_TAGS
     useful_output_tokens: int = USEFUL_TOKENS
 
 
 _lock = threading.RLock()
+#: What the process began with, what each `configure()` has set since and not taken back, and the two together.
+_base: State | None = None
+_layers: list[tuple[weakref.ref[Configuration], dict[str, Any]]] = []
 _state: State | None = None
 
 
@@ -47,11 +53,13 @@ def state() -> State:
 
 
 def _first_state() -> State:
-    global _state
+    global _base, _state
     with _lock:
         if _state is None:
             memory = _open("memory://")
-            _state = State(memory, memory, _card_with_prices_of(os.environ.get(PRICES_VARIABLE)), Needs())
+            _base = _state = State(
+                memory, memory, _card_with_prices_of(os.environ.get(PRICES_VARIABLE)), Needs(), InputEstimate()
+            )
         return _state
 
 
@@ -64,17 +72,13 @@ def _card_with_prices_of(text: str | None) -> RateCard:
 
 
 class Configuration:
-    """What `configure()` returns: `undo()` restores what was there before; also a context manager."""
-
-    def __init__(self, before: State) -> None:
-        self._before: State | None = before
+    """What `configure()` returns: `undo()` takes back what it set; also a context manager."""
 
     def undo(self) -> None:
-        """Restore; a second time does nothing."""
-        global _state
+        """Take back what this one set, in whatever order; a second time does nothing."""
         with _lock:
-            if self._before is not None:
-                _state, self._before = self._before, None
+            _layers[:] = [layer for layer in _layers if layer[0]() is not self]
+            _rebuild()
 
     def __enter__(self) -> Configuration:
         return self
@@ -96,7 +100,7 @@ def configure(
     """Set what is given, leave the rest.
 
     Args:
-        ledger: A URL; `"memory://"` starts an empty one.  Calls in flight settle where they began.
+        ledger: A URL; `"memory://"` starts an empty one, that has learnt nothing of calls yet.  Calls in flight settle where they began.
         tags: Labels of every call of this process; those of a scope win over them.
         prices: Own prices, as in `FAREBOX_PRICES`: the path of a TOML file, or inline JSON.  They replace earlier ones.
         useful_output_tokens: The least cap worth sending where farebox chooses it (64); below it a call is refused.
@@ -107,7 +111,6 @@ def configure(
     Raises:
         ValueError: an unknown option or ledger, a malformed price.
     """
-    global _state
     if unknown:
         word, value = next(iter(dict[str, Any](unknown).items()))
         raise ValueError(
@@ -116,9 +119,9 @@ def configure(
     changes: dict[str, Any] = {}
     if ledger is not None:
         opened = _open(ledger)
-        changes |= {"ledger": opened, "scope_ledger": opened, "needs": Needs()}
+        changes |= {"ledger": opened, "scope_ledger": opened, "needs": Needs(), "input_estimate": InputEstimate()}
     if tags is not None:
-        changes["tags"] = MappingProxyType({name: str(value) for name, value in tags.items() if value is not None})
+        changes["tags"] = read_tags(tags)
     if prices is not None:
         changes["card"] = _card_with_prices_of(prices)
     if useful_output_tokens is not None:
@@ -126,9 +129,22 @@ def configure(
             raise ValueError(f"useful_output_tokens={useful_output_tokens!r} is no cap; give a whole number from 1 up")
         changes["useful_output_tokens"] = useful_output_tokens
     with _lock:
-        before = state()
-        _state = attrs.evolve(before, **changes)
-    return Configuration(before)
+        state()
+        handle = Configuration()
+        _layers.append((weakref.ref(handle), changes))
+        _rebuild()
+    return handle
+
+
+def _rebuild() -> None:
+    """Lay what was set over what the process began with, and settle what nobody can take back any more."""
+    global _base, _state
+    assert _base is not None
+    while _layers and _layers[0][0]() is None:
+        _base = attrs.evolve(_base, **_layers.pop(0)[1])
+    _state = _base
+    for _, changes in _layers:
+        _state = attrs.evolve(_state, **changes)
 
 
 def set_price(

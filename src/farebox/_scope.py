@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextvars import ContextVar
 from decimal import Decimal
-from types import MappingProxyType, TracebackType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxyType, TracebackType
 from typing import Any, Final, Generic, Never, ParamSpec, TypeVar, cast
 
 from farebox import _config, _threads, signals
 from farebox._budget import PATIENCE_SECONDS, Budget
-from farebox._call import EMPTY_TAGS
+from farebox._call import EMPTY_TAGS, read_tags
 from farebox._money import UsdLike, to_usd
 from farebox.ledgers import NO_LIMIT, Account, Balance, Ledger
 from farebox.on_exceed import DecisionEvent, OnExceed
@@ -28,7 +28,6 @@ from farebox.on_exceed import DecisionEvent, OnExceed
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_LONGEST_TAG: Final = 256
 _KEPT_DECISIONS: Final = 1_000
 
 _account_keys = itertools.count(1)
@@ -58,8 +57,8 @@ class Frame:
 
     __slots__ = (
         "__weakref__",
+        "_outer_budgets",
         "accounts",
-        "budgets",
         "caps_output",
         "generation",
         "ledger",
@@ -72,19 +71,33 @@ class Frame:
     def __init__(self, origin: object, parent: Frame | None, tags: Mapping[str, str]) -> None:
         self.origin = origin
         self.parent = parent
-        self.generation = _generation
-        self.budgets: tuple[BudgetFrame, ...] = ()
-        self.accounts: tuple[Account, ...] = ()
-        #: Where the accounts of this frame are kept; None while there are none.
-        self.ledger: Ledger | None = None
-        #: Whether a limit in usd or tokens is in force here, so that a call must have an output cap.
-        self.caps_output = False
-        self.path = ""
-        self.tags = tags
-        if parent is not None:
-            self.budgets, self.accounts, self.caps_output = parent.budgets, parent.accounts, parent.caps_output
-            self.ledger, self.path, self.generation = parent.ledger, parent.path, parent.generation
+        if parent is None:
+            self.generation = _generation
+            self._outer_budgets: tuple[BudgetFrame, ...] = ()
+            #: The ledger keys of all budgets around, innermost first: the order in which they speak.
+            self.accounts: tuple[Account, ...] = ()
+            #: Where the accounts of this frame are kept; None while there are none.
+            self.ledger: Ledger | None = None
+            #: Whether a limit in usd or tokens is in force here, so that a call must have an output cap.
+            self.caps_output = False
+            self.path = ""
+            self.tags = tags
+        else:
+            self.generation = parent.generation
+            self._outer_budgets = parent.budgets
+            self.accounts, self.ledger, self.caps_output = parent.accounts, parent.ledger, parent.caps_output
+            self.path = parent.path
             self.tags = MappingProxyType({**parent.tags, **tags}) if tags else parent.tags
+
+    def __repr__(self) -> str:
+        if not self.budgets:
+            return f"<frame {dict(self.tags)}>"
+        return f"<frame {self.path!r} {dict(self.tags)} spent {self.spent_usd:f} USD, limit {self.limit_usd}>"
+
+    @property
+    def budgets(self) -> tuple[BudgetFrame, ...]:
+        """The budget frames in force here, innermost first."""
+        return self._outer_budgets
 
     @property
     def is_inherited(self) -> bool:
@@ -109,10 +122,16 @@ class Frame:
 
     @property
     def remaining_usd(self) -> Decimal | None:
-        """What the next call could hold, 0 or more; None without a usd limit."""
+        """What this budget could still hold, 0 or more; an outer one may have less.  None without a usd limit."""
         limit = self.budgets[0].budget.limit_usd_nanos if self.budgets else NO_LIMIT
         now = self.balance
         return None if limit == NO_LIMIT else to_usd(max(0, limit - now.spent_usd_nanos - now.reserved_usd_nanos))
+
+    @property
+    def limit_usd(self) -> Decimal | None:
+        """The usd limit; None without one."""
+        limit = self.budgets[0].budget.limit_usd_nanos if self.budgets else NO_LIMIT
+        return None if limit == NO_LIMIT else to_usd(limit)
 
     @property
     def debt_usd(self) -> Decimal:
@@ -154,13 +173,12 @@ class BudgetFrame(Frame):
         if self.is_inherited:
             # The budgets around belong to the parent process; one opened here is this process's own, and the outermost.
             self.generation = _generation
-            self.budgets, self.accounts, self.ledger, self.path, self.caps_output = (), (), None, "", False
+            self._outer_budgets, self.accounts, self.ledger, self.path, self.caps_output = (), (), None, "", False
         self.budget = budget
         self.has_warned = False
         self.noted: deque[DecisionEvent] = deque(maxlen=_KEPT_DECISIONS)
         self.account = budget.account(("frame", next(_account_keys)))
         self.ledger = self.ledger or _config.state().scope_ledger
-        self.budgets = (self, *self.budgets)
         self.accounts = (self.account, *self.accounts)
         has_limit = budget.limit_usd_nanos != NO_LIMIT or budget.limit_tokens != NO_LIMIT
         self.caps_output = self.caps_output or (has_limit and budget.mode.stops)
@@ -170,6 +188,11 @@ class BudgetFrame(Frame):
         ledger = getattr(self, "ledger", None)
         if ledger is not None and hasattr(self, "account"):
             ledger.forget(self.account.key)
+
+    @property
+    def budgets(self) -> tuple[BudgetFrame, ...]:
+        # Not kept: a frame that referred to itself would wait for the garbage collector, and its account with it.
+        return (self, *self._outer_budgets)
 
     def note(self, event: DecisionEvent) -> None:
         """Keep a decision of this frame."""
@@ -210,7 +233,7 @@ class Scope(Generic[F]):
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Run each invocation of `function` in a frame of its own: plain, coroutine, generator and async generator alike."""
         if not callable(function):
-            raise TypeError(f"{type(self).__name__}(...) decorates a function, not a {type(function).__name__}")
+            raise TypeError(f"{type(self).__name__}(...) decorates a function, not {type(function).__name__}")
         if inspect.isasyncgenfunction(function):
             body: Callable[..., Any] = self._async_generator(function)
         elif inspect.isgeneratorfunction(function):
@@ -223,61 +246,89 @@ class Scope(Generic[F]):
 
     def _plain(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return function(*args, **kwargs)
+            outer = _scope.get()
+            frame = self._frame(outer)
+            _scope.set(frame)
+            try:
+                result = function(*args, **kwargs)
+            finally:
+                _scope.set(outer)
+            # What comes back may have yet to run: an `async def __call__`, or a coroutine behind a plain decorator.
+            if isinstance(result, CoroutineType):
+                return _run_coroutine(frame, result)
+            if isinstance(result, GeneratorType):
+                return _step_generator(frame, result)
+            return _step_async_generator(frame, result) if isinstance(result, AsyncGeneratorType) else result
 
         return run
 
     def _coroutine(self, function: Callable[..., Any]) -> Callable[..., Any]:
         async def run(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return await function(*args, **kwargs)
+            return await _run_coroutine(self._frame(_scope.get()), function(*args, **kwargs))
 
         return run
 
+    # A generator belongs to the scope it was called in, wherever it is drained: a web framework drains what a handler
+    # returned after the request's scope has ended.
+
     def _generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            stepper = _Stepper(self._frame(_scope.get()))
-            generator = function(*args, **kwargs)
-            step, value = generator.send, None
-            while True:
-                try:
-                    with stepper:
-                        item = step(value)
-                except StopIteration as stop:
-                    return stop.value
-                try:
-                    step, value = generator.send, (yield item)
-                except GeneratorExit:
-                    with stepper:
-                        generator.close()
-                    raise
-                except BaseException as error:
-                    step, value = generator.throw, error
+            return _step_generator(self._frame(_scope.get()), function(*args, **kwargs))
 
         return run
 
     def _async_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        async def run(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            stepper = _Stepper(self._frame(_scope.get()))
-            generator = function(*args, **kwargs)
-            step, value = generator.asend, None
-            while True:
-                try:
-                    with stepper:
-                        item = await step(value)
-                except StopAsyncIteration:
-                    return
-                try:
-                    step, value = generator.asend, (yield item)
-                except GeneratorExit:
-                    with stepper:
-                        await generator.aclose()
-                    raise
-                except BaseException as error:
-                    step, value = generator.athrow, error
+        def run(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+            return _step_async_generator(self._frame(_scope.get()), function(*args, **kwargs))
 
         return run
+
+
+async def _run_coroutine(frame: Frame | None, coroutine: Any) -> Any:
+    outer = _scope.get()
+    _scope.set(frame)
+    try:
+        return await coroutine
+    finally:
+        _scope.set(outer)
+
+
+def _step_generator(frame: Frame | None, generator: Any) -> Generator[Any, Any, Any]:
+    stepper = _Stepper(frame)
+    step, value = generator.send, None
+    while True:
+        try:
+            with stepper:
+                item = step(value)
+        except StopIteration as stop:
+            return stop.value
+        try:
+            step, value = generator.send, (yield item)
+        except GeneratorExit:
+            with stepper:
+                generator.close()
+            raise
+        except BaseException as error:
+            step, value = generator.throw, error
+
+
+async def _step_async_generator(frame: Frame | None, generator: Any) -> AsyncGenerator[Any, Any]:
+    stepper = _Stepper(frame)
+    step, value = generator.asend, None
+    while True:
+        try:
+            with stepper:
+                item = await step(value)
+        except StopAsyncIteration:
+            return
+        try:
+            step, value = generator.asend, (yield item)
+        except GeneratorExit:
+            with stepper:
+                await generator.aclose()
+            raise
+        except BaseException as error:
+            step, value = generator.athrow, error
 
 
 class _Stepper:
@@ -285,8 +336,8 @@ class _Stepper:
 
     __slots__ = ("_inner", "_outer")
 
-    def __init__(self, frame: Frame) -> None:
-        self._inner: Frame | None = frame
+    def __init__(self, frame: Frame | None) -> None:
+        self._inner = frame
         self._outer: Frame | None = None
 
     def __enter__(self) -> None:
@@ -349,7 +400,7 @@ class track(Scope[Frame]):  # noqa: N801, used as a verb
     """
 
     def __init__(self, **tags: object) -> None:
-        self._tags = _read_tags(tags)
+        self._tags = read_tags(tags)
 
     def _frame(self, parent: Frame | None) -> Frame:
         return Frame(self, parent, self._tags)
@@ -360,8 +411,16 @@ class track(Scope[Frame]):  # noqa: N801, used as a verb
 
 def tag(**tags: object) -> None:
     """Label the calls in the rest of this context; for middleware, where no `with` can span the request."""
-    parent = _scope.get()
-    _scope.set(Frame(None, parent, _read_tags(tags)))
+    parent, labels = _scope.get(), read_tags(tags)
+    if parent is not None and parent.origin is _tagged:
+        # Take the place of the last one: a worker that tags each request would hold on to them all.
+        labels = MappingProxyType({**parent.tags, **labels})
+        parent = parent.parent
+    _scope.set(Frame(_tagged, parent, labels))
+
+
+#: The origin of frames that `tag` links.
+_tagged: Final = object()
 
 
 def current() -> Frame | None:
@@ -382,21 +441,3 @@ class _Carried(Scope[Frame]):
 
     def _frame(self, parent: Frame | None) -> Frame:
         return self._bound  # type: ignore[return-value]
-
-    def _plain(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return _threads.carried(function, self._bound)
-
-    def _coroutine(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        async def run(*args: Any, **kwargs: Any) -> Any:
-            outer = _scope.get()
-            _scope.set(self._bound)
-            try:
-                return await function(*args, **kwargs)
-            finally:
-                _scope.set(outer)
-
-        return run
-
-
-def _read_tags(tags: Mapping[str, object]) -> Mapping[str, str]:
-    return MappingProxyType({name: str(value)[:_LONGEST_TAG] for name, value in tags.items() if value is not None})

@@ -25,6 +25,7 @@ from typing import ClassVar, Final, Literal
 import attrs
 
 from farebox._call import Call
+from farebox._money import plus
 from farebox.errors import Kind, Unit
 
 
@@ -82,7 +83,10 @@ class Short:
     @property
     def remaining(self) -> Decimal | int:
         """What the budget could still hold, 0 or more, in `unit`."""
-        return max(type(self.limit)(0), self.limit - self.spent - self.reserved)
+        if isinstance(self.limit, int):
+            return max(0, int(self.limit - self.spent - self.reserved))
+        left = plus(self.limit, Decimal(self.spent).copy_negate(), Decimal(self.reserved).copy_negate())
+        return max(Decimal(0), left)
 
 
 @attrs.frozen(kw_only=True)
