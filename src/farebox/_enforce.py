@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Coroutine
 from typing import Any, Final
 
@@ -26,7 +27,6 @@ from farebox._scope import BudgetFrame, Frame, current
 from farebox.ledgers import NO_LIMIT, Account, Answer, Grant, Ledger, Need, Shortfall, with_slack
 from farebox.on_exceed import Proceed, Rewrite, Stop, Wait
 from farebox.prices import Rates, model_limits
-from farebox.prices.bounds import input_tokens, learn_input
 
 #: How often the modes of one call are asked before it is refused: a callable may rewrite a call for ever.
 _MOST_ROUNDS: Final = 16
@@ -35,11 +35,36 @@ _MOST_ROUNDS: Final = 16
 CLOSED_STREAM_MARGIN_TOKENS: Final = 512
 
 
+class _Thread(threading.local):
+    """An object for each thread, made once: the number of a thread is used again when it is gone."""
+
+    def __init__(self) -> None:
+        self._identity = object()
+
+    def identity(self) -> object:
+        return self._identity
+
+
+_thread = _Thread()
+
+
+def _current_task() -> object | None:
+    """The running task; None under another event loop than asyncio's."""
+    task = asyncio.current_task() if asyncio._get_running_loop() is not None else None
+    if task is None:
+        return None
+    owner = weakref.ref(task)  # weakly: its result may be the very stream that the hold is for
+    hash(owner)  # now: of a task that is gone it can't be taken any more
+    return owner
+
+
 @attrs.define(eq=False)
 class Plan:
     """What enforcement keeps about a call while it is open."""
 
     frame: Frame | None
+    #: What the process had been told when the call began.
+    state: _config.State
     #: Where the accounts in scope are kept, and where the call's row goes; one ledger where both are in memory.
     books: Ledger
     journal: Ledger
@@ -47,7 +72,8 @@ class Plan:
     need: Need
     rates: Rates | None
     estimated_input: int
-    owner: int
+    #: The thread or task that makes the call.
+    owner: object
     may_reason: bool = False
     #: What such calls need, where the cap is ours to choose; None where it is not.
     site: Site | None = None
@@ -71,12 +97,17 @@ def before_call(provider_name: str, *, call: Call) -> Coroutine[Any, Any, None] 
     signals.settle_late_calls()
     frame = current()
     if frame is not None and frame.accounts and frame.is_inherited:
-        raise _speak.forked(frame)
+        call.scope, call.tags = frame.path, frame.tags
+        error = _speak.forked(frame)
+        _refused(call, error, _config.state().ledger)
+        raise error
     plan = _quote(call, frame)
     try:
         answer = reserve(call, plan)
     except BaseException:
-        plan.books.release(call.number)
+        if plan.site is not None:
+            plan.site.open_calls.pop(call.number, None)
+        plan.books.release_later(call.number)
         raise
     if type(answer) is Grant:
         return None
@@ -96,12 +127,16 @@ def _quote(call: Call, frame: Frame | None) -> Plan:
         call.tags = {**state.tags, **frame.tags} if state.tags else frame.tags
     model, choices = call.model, call.choices
     limits = model_limits(call.provider_name, model)
-    tokens_in = input_tokens(call)
+    tokens_in = state.input_estimate.tokens(call)
     rates = state.card.find_dearest(call.provider_name, model, call.started_at_seconds, tier=call.tier)
     input_nanos = output_nanos = 0
     if rates is not None:
         input_nanos, output_nanos = rates.bound(
-            tokens_in, cache_write=call.cache_write, audio=call.has_audio, images=call.has_images
+            tokens_in,
+            cache_write=call.cache_write,
+            audio=call.has_audio,
+            images=call.has_images,
+            web_searches=call.most_web_searches,
         )
     elif frame is not None:
         _refuse_unpriced(call, frame)
@@ -122,13 +157,14 @@ def _quote(call: Call, frame: Frame | None) -> Plan:
         want, floor = max(least, min(want, most)), max(least, min(floor, most))
     return Plan(
         frame,
+        state,
         state.ledger if frame is None or frame.ledger is None else frame.ledger,
         state.ledger,
         () if frame is None else frame.accounts,
         Need(input_nanos, output_nanos * choices, tokens_in, choices, 1, least, floor, want, most, share),
         rates,
         tokens_in,
-        -id(asyncio.current_task()) if call.is_async else threading.get_ident(),
+        (_current_task() if call.is_async else None) or _thread.identity(),
         limits.reasons or call.reasons,
         site,
     )
@@ -158,26 +194,31 @@ def _admit(call: Call, plan: Plan, grant: Grant) -> None:
 def _negotiate(call: Call, plan: Plan, answer: Answer) -> Steps:
     """Let the budgets that are short speak, innermost first, until the call fits or one says stop."""
     has_waited = False
+    rounds = 0
     try:
-        for _ in range(_MOST_ROUNDS):
+        while rounds < _MOST_ROUNDS:
             if isinstance(answer, Grant):
+                if plan.grant is None:  # it came while waiting
+                    _admit(call, plan, answer)
                 return
             speaker = _speaker(plan, answer)
             mode = speaker.budget.mode
             if answer.kind == "contended" and mode.waits and not has_waited:
                 has_waited = True
                 answer = yield _line(call, plan, answer, speaker.budget.patience_seconds)
-                if isinstance(answer, Grant):
-                    _admit(call, plan, answer)
+                continue
+            if answer.kind == "contended" and plan.site is not None and plan.need.floor_cap > plan.need.least_cap:
+                # Whoever is in the way will not move, and rather a short answer than none.
+                plan.need = plan.need._replace(floor_cap=plan.need.least_cap)
+                answer = reserve(call, plan)
                 continue
             decision = mode.decide(_speak.short_of(call, speaker, answer))
             if isinstance(decision, Stop):
                 break
             _speak.publish_decision(call, speaker, answer, type(decision).__name__.lower())
+            rounds += not isinstance(decision, Proceed)  # each budget lets pass but once
             if isinstance(decision, Wait):
                 answer = yield _line(call, plan, answer, decision.seconds)
-                if isinstance(answer, Grant):
-                    _admit(call, plan, answer)
                 continue
             if isinstance(decision, Rewrite):
                 plan = _rewritten(call, plan, decision)
@@ -187,14 +228,18 @@ def _negotiate(call: Call, plan: Plan, answer: Answer) -> Steps:
                 if not mode.stops:
                     _speak.warn_passed(call, speaker, answer)
             answer = reserve(call, plan)
-        if isinstance(answer, Shortfall):
-            speaker = _speaker(plan, answer)
-            _speak.publish_decision(call, speaker, answer, "stop")
-            raise _speak.exceeded(call, speaker, answer, call.scope)
+        if isinstance(answer, Grant):
+            _admit(call, plan, answer)
+            return
+        speaker = _speaker(plan, answer)
+        _speak.publish_decision(call, speaker, answer, "stop")
+        raise _speak.exceeded(call, speaker, answer, call.scope)
     except BaseException as error:
         if plan.grant is not None:
-            plan.books.release(call.number)
-        _refused(call, plan, error)
+            plan.books.release_later(call.number)
+        if plan.site is not None:
+            plan.site.open_calls.pop(call.number, None)
+        _refused(call, error, plan.journal)
         raise
 
 
@@ -223,17 +268,17 @@ def _rewritten(call: Call, plan: Plan, decision: Rewrite) -> Plan:
     return attrs.evolve(_quote(call, plan.frame), forced=plan.forced)
 
 
-def _refused(call: Call, plan: Plan, error: BaseException) -> None:
-    """Nothing is sent: leave a row that says so."""
-    if plan.site is not None:
-        plan.site.open_calls.pop(call.number, None)
+def _refused(call: Call, error: BaseException, journal: Ledger) -> None:
+    """Nothing is sent: leave a row that says so, once."""
+    if call.outcome == "refused":
+        return
     call.plan = None
     call.outcome = "refused"
     call.error_class = type(error).__name__
     call.decision = call.decision or "stop"
     call.cost_usd_nanos = 0
     call.ended_at_seconds = time.time()
-    plan.journal.add_row(call)
+    journal.add_row(call)
 
 
 def _refuse_unpriced(call: Call, frame: Frame) -> None:
@@ -242,9 +287,7 @@ def _refuse_unpriced(call: Call, frame: Frame) -> None:
         if speaker.budget.limit_usd_nanos != NO_LIMIT and speaker.budget.mode.stops:
             state = _config.state()
             error = _speak.unpriced(call, speaker, state.card.nearest(call.provider_name, call.model))
-            call.outcome, call.error_class, call.decision = "refused", "UnpricedModel", "stop"
-            call.cost_usd_nanos, call.ended_at_seconds = 0, time.time()
-            state.ledger.add_row(call)
+            _refused(call, error, state.ledger)
             raise error
 
 
@@ -318,7 +361,10 @@ def after_call(provider_name: str, *, call: Call) -> None:
     is_billed = call.outcome not in _UNBILLED or call.dead_attempts > 0
     for ledger in (plan.books, plan.journal) if plan.journal is not plan.books else (plan.journal,):
         row = call if ledger is plan.journal else None
-        if is_billed:
+        if call.was_closed:
+            # It may be a finalizer of the program's that closes, in the middle of a ledger's operation: take no lock.
+            ledger.settle_later(call.number, nanos or 0, tokens_in + tokens_out, 1, row)
+        elif is_billed:
             ledger.settle(call.number, nanos or 0, tokens_in + tokens_out, 1, row)
         else:
             ledger.release(call.number, row)
@@ -336,11 +382,12 @@ def _charge(call: Call, plan: Plan) -> int | None:
     if plan.known_usd_nanos is not None:
         call.cost_source = "manual"
         return plan.known_usd_nanos
-    card, at = _config.state().card, call.started_at_seconds
+    card, at = plan.state.card, call.started_at_seconds
     tier = call.served_tier or call.tier
     rates = card.find(call.provider_name, call.model, at, tier)
     if call.response_model and call.response_model != call.model and (rates is None or rates.source == "list"):
         rates = card.find(call.provider_name, call.response_model, at, tier) or rates
+    rates = rates or plan.rates
     if rates is None:
         return None
     call.cost_source = rates.source
@@ -358,8 +405,8 @@ def _presumed(call: Call, plan: Plan) -> tuple[int | None, int, int]:
     assert grant is not None
     call.cost_source = "estimated"
     nanos, tokens_out = grant.usd_nanos, grant.tokens - need.fixed_tokens
-    if call.outcome == "closed" and call.received_bytes and not plan.may_reason:
-        output = with_slack((call.received_bytes + 1) // 2 + CLOSED_STREAM_MARGIN_TOKENS)
+    if call.outcome == "closed" and call.received_tokens and not plan.may_reason:
+        output = with_slack(call.received_tokens + CLOSED_STREAM_MARGIN_TOKENS)
         nanos = min(nanos, need.fixed_usd_nanos + need.usd_nanos_per_token * output)
         tokens_out = min(tokens_out, need.tokens_per_token * output)
     if plan.rates is None:
@@ -379,7 +426,7 @@ def _learn(call: Call, plan: Plan) -> None:
         _speak.publish_debt(call, () if plan.frame is None else plan.frame.budgets)
     if usage is None:
         return
-    learn_input(call, plan.estimated_input, usage.input_tokens)
+    plan.state.input_estimate.learn(call, plan.estimated_input, usage.input_tokens)
     if site is not None and plan.frame is not None and plan.grant is not None:
         site.learn(-(-usage.output_tokens // call.choices), call.is_cut)
         if call.is_cut:

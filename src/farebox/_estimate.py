@@ -15,14 +15,12 @@ from farebox._scope import current
 from farebox.errors import UnpricedModel
 from farebox.ledgers import with_slack
 from farebox.prices import Rates, model_limits
-from farebox.prices.bounds import input_tokens
-from farebox.providers import find_provider
+from farebox.providers import find_provider, provider_names
 
 #: Prose and code have about four bytes a token in current vocabularies.
 _BYTES_PER_TOKEN: Final = 4
 #: Output expected where nothing is known: a quarter of the cap, and no more than a page.
 _UNKNOWN_ANSWER_TOKENS: Final = 500
-_PATHS: Final = {"openai": "/chat/completions", "anthropic": "/v1/messages"}
 
 
 @attrs.frozen(kw_only=True)
@@ -69,14 +67,21 @@ def estimate(
     """
     if max_output_tokens is not None and (type(max_output_tokens) is not int or max_output_tokens < 0):
         raise ValueError(f"max_output_tokens={max_output_tokens!r} is no cap; give a whole number, 0 or more")
-    provider_name, rates, call = _read(model, messages, provider, {**parameters, "max_tokens": max_output_tokens})
+    if max_output_tokens is not None:
+        parameters["max_tokens"] = max_output_tokens
+    provider_name, rates, call = _read(model, messages, provider, parameters)
     site = _config.state().needs.site(provider_name, model, ((frame := current()) and frame.path) or "")
-    cap = model_limits(provider_name, model).max_output_tokens if max_output_tokens is None else max_output_tokens
+    cap = call.declared_cap
+    assert cap is not None  # `_read` puts one in
     expected_in = call.text_bytes // _BYTES_PER_TOKEN + call.extra_input_tokens // _BYTES_PER_TOKEN
     expected_out = min(cap, site.p99() or min(cap // 4, _UNKNOWN_ANSWER_TOKENS)) * call.choices
-    most_in = input_tokens(call)
+    most_in = _config.state().input_estimate.tokens(call)
     in_nanos, out_nanos = rates.bound(
-        most_in, cache_write=call.cache_write, audio=call.has_audio, images=call.has_images
+        most_in,
+        cache_write=call.cache_write,
+        audio=call.has_audio,
+        images=call.has_images,
+        web_searches=call.most_web_searches,
     )
     usage = Usage(uncached_input_tokens=expected_in, visible_output_tokens=expected_out)
     return Estimate(
@@ -97,22 +102,22 @@ def _read(
 ) -> tuple[str, Rates, Call]:
     """The first provider that prices the model, its rates, and the call its format makes of the request."""
     card = _config.state().card
-    names = list(_PATHS) if provider is None else [provider]
+    # OpenAI's format first: what nobody lists, such as a model priced by hand, is most often served in it.
+    names = sorted(provider_names(), key=lambda name: name != "openai") if provider is None else [provider]
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
     for name in names:
-        if name not in _PATHS:
-            raise ValueError(f"provider={name!r} is unknown to estimate(); choose from {', '.join(map(repr, _PATHS))}")
+        format_of = find_provider(name)
         body = {**parameters, "model": model, "messages": list(messages)}
-        if name == "anthropic" and body["max_tokens"] is None:
-            body["max_tokens"] = model_limits(name, model).max_output_tokens
-        call = find_provider(name).read_request(_PATHS[name], body, "")
+        if "max_completion_tokens" not in body:
+            body.setdefault("max_tokens", model_limits(name, model).max_output_tokens)
+        call = format_of.read_request(format_of.chat_path, body, "")
         if call is None:
             raise ValueError("messages is empty; pass a text, or messages as the SDK takes them")
         rates = card.find_dearest(name, model, call.started_at_seconds, tier=call.tier)
         if rates is not None:
             return name, rates, call
-    known = ", ".join(card.nearest(names[0], model))
+    known = ", ".join(near for name in names for near in card.nearest(name, model))
     raise UnpricedModel(
         f"model {model!r} has no price; write farebox.set_price({model!r}, input_per_million=..., output_per_million=...)"
         + (f"\n  priced and similar: {known}" if known else ""),

@@ -30,7 +30,7 @@ class Line:
     ledger: Ledger
     accounts: tuple[Account, ...]
     need: Need
-    owner: int
+    owner: object
     forced: tuple[Account, ...]
     short: Shortfall
     seconds: float
@@ -54,10 +54,9 @@ class Line:
         grant = self.ledger.unpark(ticket)
         return grant or (ticket.answer if isinstance(ticket.answer, Shortfall) else self.short)
 
-    def abandon(self, ticket: Ticket) -> None:
-        """Out of the line for good: a grant that came at the last moment goes back."""
-        if self.ledger.unpark(ticket) is not None:
-            self.ledger.release(self.call.number)
+    def abandon(self) -> None:
+        """Out of the line for good, wherever the wait was cut short: a grant that came at the last moment goes back."""
+        self.ledger.release_later(self.call.number)  # a task that waits may be collected at any moment
 
 
 Steps = Generator[Line, Answer, None]
@@ -98,24 +97,24 @@ def _wait_thread(line: Line) -> Answer:
         return line.short  # a thread that runs an event loop must not stand still
     woken = threading.Lock()
     woken.acquire()
-    ticket = line.enter(woken.release)
-    if not isinstance(ticket, Ticket):
-        return ticket
     deadline = line.deadline()
     try:
+        ticket = line.enter(woken.release)
+        if not isinstance(ticket, Ticket):
+            return ticket
         while ticket.answer is None and (left := deadline - time.monotonic()) > 0:
             if not woken.acquire(timeout=min(left, _TICK_SECONDS)) and not line.is_moving(ticket):
                 break
     except BaseException:
-        line.abandon(ticket)
+        line.abandon()
         raise
     return line.leave(ticket)
 
 
 async def _wait_task(line: Line) -> Answer:
-    if line.seconds <= 0:
-        return line.short
-    loop = asyncio.get_running_loop()
+    loop = asyncio._get_running_loop()
+    if line.seconds <= 0 or loop is None:
+        return line.short  # under another event loop there is no way to park
     woken = asyncio.Event()
 
     def wake() -> None:
@@ -124,11 +123,11 @@ async def _wait_task(line: Line) -> Answer:
         except RuntimeError:  # the loop is gone, and with it whoever waited
             line.ledger.release(line.call.number)
 
-    ticket = line.enter(wake)
-    if not isinstance(ticket, Ticket):
-        return ticket
     deadline = line.deadline()
     try:
+        ticket = line.enter(wake)
+        if not isinstance(ticket, Ticket):
+            return ticket
         while ticket.answer is None and (left := deadline - time.monotonic()) > 0:
             try:
                 async with asyncio.timeout(min(left, _TICK_SECONDS)):
@@ -137,6 +136,6 @@ async def _wait_task(line: Line) -> Answer:
                 if not line.is_moving(ticket):
                     break
     except BaseException:
-        line.abandon(ticket)
+        line.abandon()
         raise
     return line.leave(ticket)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-
-from farebox import _config, _enforce, signals
+from farebox import _config, _enforce, _speak, signals
 from farebox._call import Call, Usage
 from farebox._money import UsdLike, to_nanos
 from farebox._scope import current
@@ -44,19 +42,25 @@ def record(
     rates = state.card.find(provider, model, call.started_at_seconds)
     known = None if usd is None else to_nanos(usd, "usd")
     bound = known if known is not None else rates.charge_nanos(call.usage) if rates is not None else 0
-    accounts = () if frame is None or frame.is_inherited else frame.accounts
+    speakers = () if frame is None or frame.is_inherited else frame.budgets
+    accounts = tuple(b.account for b in speakers)
     plan = _enforce.Plan(
         frame,
+        state,
         state.ledger if frame is None or frame.ledger is None else frame.ledger,
         state.ledger,
         accounts,
         Need(fixed_usd_nanos=bound, fixed_tokens=call.usage.total_tokens, tokens_per_token=0),
         rates,
         estimated_input=input_tokens,
-        owner=threading.get_ident(),
+        owner=None,
         forced=accounts,
         known_usd_nanos=known,
     )
+    before = [b.debt_usd for b in speakers]
     _enforce.reserve(call, plan)
     call.outcome = "completed"
     signals.post_call.send(provider, call=call)
+    in_debt = [b for b, debt in zip(speakers, before, strict=True) if b.debt_usd > debt]
+    if in_debt:
+        _speak.publish_debt(call, in_debt)

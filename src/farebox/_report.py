@@ -7,20 +7,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from fnmatch import fnmatchcase
-from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
 
 from farebox import _config, signals
-from farebox._call import CallRecord
-from farebox._money import UsdLike, show_usd, to_nanos, to_usd
+from farebox._call import DIMENSIONS, CallRecord
+from farebox._money import UsdLike, plus, show_usd, to_nanos, to_usd
 from farebox._tally import Amount, Place, amount, place
 
 Since = str | timedelta | datetime | None
 
 _TIMES: Final = ("hour", "day", "week", "month")
-_BUILT_IN: Final = ("provider", "model", "operation", "outcome", *_TIMES)
 _SPAN_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _MOST_SHOWN: Final = 20
 
@@ -81,7 +79,7 @@ class Report:
             groups.setdefault(tuple(_value(entry.place, name) for name in by), []).append(entry)
         self.rows = sorted(
             (_row(dict(zip(by, values, strict=True)), found) for values, found in groups.items()),
-            key=lambda row: (-(row.usd + row.reserved_usd), tuple(row.tags.values())),
+            key=lambda row: (plus(row.usd, row.reserved_usd).copy_negate(), tuple(row.tags.values())),
         )
         self.total = _row({}, entries)
 
@@ -116,17 +114,27 @@ class Report:
             raise ValueError(
                 "assert_under needs a limit; give usd=, tokens= or calls=, such as assert_under(usd='0.05')"
             )
+        for name, value in (("tokens", tokens), ("calls", calls)):
+            if value is not None and (type(value) is not int or value < 0):
+                raise ValueError(f"{name}={value!r} is no limit; give a whole number, 0 or more")
+        most = None if usd is None else to_usd(to_nanos(usd, "usd"))
         asked = {**(where or {}), **tags}
         part = Report([entry for entry in self._entries if _matches(entry.place, asked)], self.by or ("model",))
         total = part.total
         what = f" of {', '.join(f'{name}={value}' for name, value in asked.items())}" if asked else ""
         if not total.calls and not allow_empty:
-            raise AssertionError(f"no call{what} was measured; is it instrumented? (allow_empty=True lets this pass)")
+            seen = sorted({f"{name}={value}" for entry in self._entries for name, value in entry.place.tags})[
+                :_MOST_SHOWN
+            ]
+            raise AssertionError(
+                f"no call{what} was measured; is it instrumented? (allow_empty=True lets this pass)"
+                + (f"\ntags seen: {', '.join(seen)}" if seen else "")
+            )
         faults = []
-        if usd is not None:
-            limit, spent = to_usd(to_nanos(usd, "usd")), total.usd + total.reserved_usd
-            if spent > limit:
-                faults.append(f"{spent:f} USD is more than {limit:f} USD")
+        if most is not None:
+            spent = plus(total.usd, total.reserved_usd)
+            if spent > most:
+                faults.append(f"{spent:f} USD is more than {most:f} USD")
             if total.unpriced_calls:
                 faults.append(f"{total.unpriced_calls} calls have no price, so their cost is unknown")
         used = total.input_tokens + total.output_tokens + total.reserved_tokens
@@ -218,7 +226,7 @@ def _earliest(since: Since) -> float:
 def _value(where: Place, name: str) -> str:
     if name in _TIMES:
         return _bucket(where, name)
-    if name in _BUILT_IN:
+    if name in DIMENSIONS:
         return str(getattr(where, name))
     return dict(where.tags).get(name, "")
 
@@ -255,7 +263,7 @@ def _row(tags: dict[str, str], entries: Iterable[_Entry]) -> ReportRow:
         tokens += entry.reserved_tokens
     fields = total._asdict()
     return ReportRow(
-        tags=MappingProxyType(tags),
+        tags=tags,
         usd=to_usd(fields.pop("usd_nanos")),
         reserved_usd=to_usd(usd_nanos),
         reserved_tokens=tokens,

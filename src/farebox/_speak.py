@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any, Final
+
+import attrs
 
 from farebox import signals
 from farebox._budget import in_unit, show
 from farebox._call import Call
 from farebox._scope import BudgetFrame, Frame
-from farebox.errors import BudgetExceeded, BudgetWarning, CutAnswerWarning, UnpricedModel, UnpricedWarning
-from farebox.ledgers import Shortfall
+from farebox.errors import BudgetExceeded, BudgetWarning, CutAnswerWarning, Unit, UnpricedModel, UnpricedWarning
+from farebox.ledgers import NO_LIMIT, Shortfall
 from farebox.on_exceed import DecisionEvent, Short
 
 _logger = logging.getLogger("farebox")
@@ -39,23 +42,20 @@ def short_of(call: Call, speaker: BudgetFrame, short: Shortfall) -> Short:
 
 def publish_decision(call: Call, speaker: BudgetFrame, short: Shortfall, did: Any) -> None:
     """Tell everybody what the mode of a short budget decided."""
-    unit = short.unit
     call.decision = did
+    numbers = short_of(call, speaker, short)
     event = DecisionEvent(
         did=did,
         mode=speaker.budget.mode.name,
-        budget=speaker.budget.name,
-        scope=speaker.path,
-        unit=unit,
-        limit=in_unit(unit, short.limit),
-        spent=in_unit(unit, short.spent),
-        reserved=in_unit(unit, short.reserved),
-        needed=in_unit(unit, short.needed),
-        kind=short.kind,
         call_id=call.call_id,
         model=call.model,
+        **{name: getattr(numbers, name) for name in _NUMBERS},
     )
     _publish(speaker, event)
+
+
+#: What a decision is made on, and published with it.
+_NUMBERS: Final = tuple(field.name for field in attrs.fields(Short) if field.name != "call")
 
 
 def publish_cut(call: Call, speaker: BudgetFrame, cap: int) -> None:
@@ -70,10 +70,10 @@ def publish_cut(call: Call, speaker: BudgetFrame, cap: int) -> None:
         )
 
 
-def publish_debt(call: Call, speakers: tuple[BudgetFrame, ...]) -> None:
-    """A call cost more than was held for it."""
+def publish_debt(call: Call, speakers: Sequence[BudgetFrame]) -> None:
+    """A call took more than was held for it, or than was left."""
     _logger.warning(
-        "%s cost %s, more than its bound of %s; the excess is charged and kept as debt",
+        "%s cost %s with a bound of %s; what is past the bound or the limit is charged and kept as debt",
         call.model,
         show("usd", call.cost_usd_nanos or 0),
         show("usd", call.bound_usd_nanos),
@@ -85,7 +85,9 @@ def publish_debt(call: Call, speakers: tuple[BudgetFrame, ...]) -> None:
 def exceeded(call: Call, speaker: BudgetFrame, short: Shortfall, path: str) -> BudgetExceeded:
     """The error of a refusal: who is short, what was needed, what there was, and what to do."""
     budget, unit = speaker.budget, short.unit
-    if short.kind == "oversized" and call.declared_cap is not None:
+    if short.kind == "oversized" and unit == "calls":
+        remedy = "the limit does not allow a single call: raise it"
+    elif short.kind == "oversized" and call.declared_cap is not None:
         remedy = (
             "this call alone needs more than the whole limit: "
             f"its output cap is {call.declared_cap} tokens, declare a lower one or raise the limit"
@@ -154,26 +156,45 @@ def warn_passed(call: Call, speaker: BudgetFrame, short: Shortfall) -> None:
     if not speaker.has_warned:
         speaker.has_warned = True
         unit = short.unit
-        _warn(
-            f"budget {speaker.budget.name!r} ({show(unit, short.limit)}) is passed by {call.model}: spent "
-            f"{show(unit, short.spent)}, reserved {show(unit, short.reserved)}, needs {show(unit, short.needed)}",
+        _warn_late(
+            f"budget {speaker.budget.name!r} ({show(unit, short.limit)}) may be passed by {call.model}: spent "
+            f"{show(unit, short.spent)}, reserved {show(unit, short.reserved)}, needs up to {show(unit, short.needed)}",
             BudgetWarning,
         )
 
 
 def _after_the_fact(call: Call, speaker: BudgetFrame, did: Any) -> DecisionEvent:
+    """An event in the first unit that the budget limits."""
     assert speaker.ledger is not None
-    balance = speaker.ledger.balance(speaker.account)
+    balance, budget = speaker.ledger.balance(speaker.account), speaker.budget
+    numbers: tuple[tuple[Unit, int, int, int, int], ...] = (
+        (
+            "usd",
+            budget.limit_usd_nanos,
+            balance.spent_usd_nanos,
+            balance.reserved_usd_nanos,
+            call.cost_usd_nanos or 0,
+        ),
+        (
+            "tokens",
+            budget.limit_tokens,
+            balance.spent_tokens,
+            balance.reserved_tokens,
+            call.charged_input_tokens + call.charged_output_tokens,
+        ),
+        ("calls", budget.limit_calls, balance.spent_calls, balance.reserved_calls, 1),
+    )
+    unit, limit, spent, reserved, needed = next(row for row in numbers if row[1] != NO_LIMIT)
     return DecisionEvent(
         did=did,
-        mode=speaker.budget.mode.name,
-        budget=speaker.budget.name,
+        mode=budget.mode.name,
+        budget=budget.name,
         scope=speaker.path,
-        unit="usd",
-        limit=in_unit("usd", speaker.budget.limit_usd_nanos),
-        spent=in_unit("usd", balance.spent_usd_nanos),
-        reserved=in_unit("usd", balance.reserved_usd_nanos),
-        needed=in_unit("usd", call.cost_usd_nanos or 0),
+        unit=unit,
+        limit=in_unit(unit, limit),
+        spent=in_unit(unit, spent),
+        reserved=in_unit(unit, reserved),
+        needed=in_unit(unit, needed),
         kind=None,
         call_id=call.call_id,
         model=call.model,
@@ -187,7 +208,7 @@ def _publish(speaker: BudgetFrame, event: DecisionEvent) -> None:
 
 def _warn(message: str, category: type[Warning]) -> None:
     """Warn at the line of the program that made the call, not at one of ours or of an SDK."""
-    frame, level = sys._getframe(1), 1
+    frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_PROGRAM:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
@@ -197,7 +218,7 @@ _NOT_THE_PROGRAM: Final = ("farebox", "openai", "anthropic", "google", "asyncio"
 
 
 def _warn_late(message: str, category: type[Warning]) -> None:
-    """Warn after a call was paid: where warnings are errors it is logged, for a response must not be lost to it."""
+    """Warn; where warnings are errors log it, for neither a paid answer nor a budget that only warns may raise."""
     try:
         _warn(message, category)
     except Warning:
