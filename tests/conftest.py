@@ -27,8 +27,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     """Run each test in its own copy of the context: a tag or a frame that it leaves behind ends with it."""
-    test = pyfuncitem.obj
-    pyfuncitem.obj = functools.partial(copy_context().run, test)
+    test, context = pyfuncitem.obj, copy_context()
+
+    @functools.wraps(test)
+    def in_own_context(*args: Any, **kwargs: Any) -> Any:
+        return context.run(test, *args, **kwargs)
+
+    pyfuncitem.obj = in_own_context
     try:
         return (yield)
     finally:
@@ -41,7 +46,7 @@ def fresh() -> Iterator[None]:
     import farebox
 
     assert farebox.current() is None
-    with farebox.configure(ledger="memory://", prices="{}"):
+    with farebox.configure(ledger="memory://", prices="{}", tags={}):
         yield
         farebox.uninstrument()
 

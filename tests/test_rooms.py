@@ -57,9 +57,10 @@ ROOMS = {
     "_speak": Room("what farebox says: errors, warnings, decisions", BUDGETS | rooms("_scope")),
     "_enforce": Room("the subscriber: the one place where all of it meets", BUDGETS | rooms("_scope _line _speak")),
     "_streams": Room("an SDK's plumbing; budgets are behind the bus", rooms("errors _call signals providers")),
-    "_instrument": Room("as above", rooms("errors _call signals providers _streams _threads _imports")),
+    "_seam": Room("as above", rooms("errors _call signals providers _streams")),
+    "_instrument": Room("as above", rooms("errors _call signals providers _seam _threads _imports")),
     "_report": Room("asks the ledger; changes nothing", RECORDS | rooms("signals ledgers _tally _config")),
-    "_record": Room("puts on the books what no SDK saw", BUDGETS | rooms("_scope _enforce")),
+    "_record": Room("puts on the books what no SDK saw", BUDGETS | rooms("_scope _enforce _speak")),
     "_estimate": Room("asks the prices; changes nothing", BUDGETS | rooms("_scope")),
     "__init__": Room(
         "the public names: no sink, tool or server",

@@ -1,0 +1,203 @@
+"""What the storms share: two SDKs behind one face, and the oracle that every one of them is held against.
+
+A `Ride` is an SDK with a model of fixed price.  `stormproof` samples, all through a storm, that what the books say is never
+below what the provider has billed, and that the bill stays within the limit; and looks afterwards that nothing is left over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+
+import farebox
+from farebox import _config
+from farebox.testing import FakeProvider
+
+MESSAGES = [{"role": "user", "content": "hello there, how are you?"}]
+CAP = 100
+
+
+#: All is on loopback and in the clear: to load the certificates of the system takes 40 ms a client.
+_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def sdk_class(name: str) -> str:
+    return {"openai": "OpenAI", "anthropic": "Anthropic"}[name]
+
+
+@attrs.frozen
+class Ride:
+    """One SDK: `client` or `async_client` makes clients, `ask` and `stream` call through either kind."""
+
+    name: str
+    model: str
+    usd_nanos_per_output_token: int
+
+    def __str__(self) -> str:
+        return self.name
+
+    def client(self, provider: FakeProvider, **options: Any) -> Any:
+        return self._made("", provider, options)
+
+    def async_client(self, provider: FakeProvider, **options: Any) -> Any:
+        return self._made("Async", provider, options)
+
+    def _made(self, prefix: str, provider: FakeProvider, options: dict[str, Any]) -> Any:
+        import anthropic
+        import openai
+
+        sdk = openai if self.name == "openai" else anthropic
+        url = provider.openai_base_url if self.name == "openai" else provider.anthropic_base_url
+        options = {"base_url": url, "api_key": "fake", "max_retries": 0, "timeout": 20.0, **options}
+        transport = sdk.DefaultAsyncHttpxClient if prefix else sdk.DefaultHttpxClient
+        http_client = transport(verify=_NO_CERTIFICATES, timeout=options["timeout"])
+        return getattr(sdk, prefix + sdk_class(self.name))(http_client=http_client, **options)
+
+    def api(self, client: Any) -> Any:
+        """Where `create` and the helpers are."""
+        return client.chat.completions if self.name == "openai" else client.messages
+
+    def words(self, **changes: Any) -> dict[str, Any]:
+        return {"model": self.model, "messages": MESSAGES, "max_tokens": CAP, **changes}
+
+    def ask(self, client: Any, **changes: Any) -> Any:
+        return self.api(client).create(**self.words(**changes))
+
+    def stream(self, client: Any, **changes: Any) -> Any:
+        return self.ask(client, stream=True, **changes)
+
+    def helper(self, client: Any, **changes: Any) -> Any:
+        """The SDK's own stream helper: a manager to enter."""
+        return self.api(client).stream(**self.words(**changes))
+
+    def raw(self, client: Any, **changes: Any) -> Any:
+        return self.api(client).with_raw_response.create(**self.words(**changes))
+
+    def streaming_response(self, client: Any, **changes: Any) -> Any:
+        return self.api(client).with_streaming_response.create(**self.words(**changes))
+
+
+OPENAI = Ride("openai", "gpt-4o-mini", 600)
+ANTHROPIC = Ride("anthropic", "claude-haiku-4-5", 5_000)
+RIDES = [OPENAI, ANTHROPIC]
+
+
+@attrs.frozen
+class Bound:
+    """What one call of `words()` holds."""
+
+    usd_nanos: int
+    tokens: int
+
+    def usd(self, calls: int) -> str:
+        return f"{farebox_usd(self.usd_nanos * calls):f}"
+
+
+def farebox_usd(nanos: int) -> Any:
+    from decimal import Decimal
+
+    return Decimal(nanos).scaleb(-9)
+
+
+@functools.cache
+def bound_of(ride: Ride, cap: int = CAP, is_stream: bool = False) -> Bound:
+    """Measured once a ride, apart from every storm; never below the cap at the provider's own price."""
+    with FakeProvider() as provider, farebox.configure(ledger="memory://"), farebox.instrument():
+        with ride.client(provider) as client, farebox.budget(usd=1_000):
+            answer = ride.ask(client, max_tokens=cap, stream=is_stream)
+            if is_stream:
+                list(answer)
+        (record,) = farebox.calls()
+    nanos = int(record.bound_usd.scaleb(9))
+    assert nanos >= cap * ride.usd_nanos_per_output_token
+    return Bound(nanos, record.bound_tokens)
+
+
+@contextlib.contextmanager
+def stormproof(provider: FakeProvider, limit_usd: Any = None, *, least_samples: int = 1) -> Iterator[None]:
+    """Sample the two halves of the promise while the storm lasts, then see that it left nothing behind."""
+    over = threading.Event()
+    faults: list[str] = []
+    samples = 0
+
+    def look() -> None:
+        nonlocal samples
+        bill = provider.bill  # before the books: both only grow, but for holds that settle at no less than the bill
+        total = farebox.report().total
+        samples += 1
+        if total.usd + total.reserved_usd < bill.usd:
+            faults.append(f"billed {bill.usd}, but spent {total.usd} and reserved {total.reserved_usd}")
+        if limit_usd is not None and bill.usd > farebox_usd(0) + _decimal(limit_usd):
+            faults.append(f"billed {bill.usd} of {limit_usd}")
+
+    def watch() -> None:
+        while not over.wait(0.005):
+            look()
+
+    watcher = threading.Thread(target=watch, name="stormproof")
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+    look()
+    assert samples >= least_samples
+    assert not faults, faults[:3]
+    nothing_is_left()
+
+
+def _decimal(value: Any) -> Any:
+    from decimal import Decimal
+
+    return Decimal(str(value))
+
+
+def nothing_is_left() -> None:
+    """No hold, no waiter, and each call in the report exactly once."""
+    total = farebox.report().total
+    assert total.reserved_usd == 0
+    assert total.reserved_tokens == 0
+    line = _config.state().ledger._book.line  # type: ignore[attr-defined]
+    assert not line.tickets
+    assert not line.queues
+    records = farebox.calls()
+    assert len({record.call_id for record in records}) == len(records)
+    assert not [record for record in records if record.outcome == "open"]
+    assert total.calls + total.refused_calls == len(records)
+
+
+def outcomes() -> list[str]:
+    """How each call ended, oldest first."""
+    return [record.outcome for record in farebox.calls()]
+
+
+def only_record() -> Any:
+    """The record of the only call."""
+    (record,) = farebox.calls()
+    return record
+
+
+def spent_at_least_the_bill(provider: FakeProvider) -> None:
+    total = farebox.report().total
+    assert total.usd + total.reserved_usd >= provider.bill.usd, provider.bill_table()
+
+
+def run(main: Callable[[], Any]) -> Any:
+    """`asyncio.run`, of a coroutine function."""
+    return asyncio.run(main())
+
+
+def attempt(call: Callable[[], Any]) -> Any:
+    """What a call answers, or the error it raises."""
+    try:
+        return call()
+    except Exception as error:
+        return error

@@ -1,0 +1,212 @@
+"""A signal may raise between any two lines: the books stay whole, and never below the bill."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from linecache import getline
+from typing import Any
+
+import pytest
+
+import farebox
+from farebox import _config, _enforce, _instrument, _streams, budget, report, signals
+from farebox.ledgers import _book, memory
+from tests.acceptance.rides import OPENAI, bound_of, farebox_usd
+
+pytestmark = [
+    pytest.mark.usefixtures("metered"),
+    # Sockets of an HTTP client that was interrupted are closed by the collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signals here"),
+]
+
+
+class Interrupted(BaseException):
+    """As KeyboardInterrupt, but nobody else's."""
+
+
+class Alarm:
+    """Raises in the main thread every so often, but only while it is armed, and counts how often."""
+
+    def __init__(self) -> None:
+        self.armed = False
+        self.rings = 0
+
+    def ring(self, *_: object) -> None:
+        if self.armed:
+            self.rings += 1
+            raise Interrupted
+
+
+@pytest.fixture
+def alarm() -> Iterator[Alarm]:
+    alarm = Alarm()
+    before = signal.signal(signal.SIGUSR1, alarm.ring)
+    try:
+        yield alarm
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def interrupted(alarm: Alarm, call: Callable[[], Any], after_seconds: float) -> None:
+    """Run `call`, interrupted once, `after_seconds` from its start."""
+    timer = threading.Timer(after_seconds, os.kill, (os.getpid(), signal.SIGUSR1))
+    try:
+        alarm.armed = True
+        timer.start()
+        call()
+        alarm.armed = False
+    except Interrupted:
+        pass
+    except Exception:
+        pass  # the SDK may make an error of its own of it
+    finally:
+        alarm.armed = False
+        timer.cancel()
+
+
+def books_agree(provider: Any, frame: Any) -> None:
+    """Holds add up to what is reserved; nothing is below the bill; nothing is left once it is quiet."""
+    ledger = _config.state().ledger
+    total = report().total
+    held = sum(grant.usd_nanos for _, grant in ledger.in_flight())
+    assert total.reserved_usd == frame.reserved_usd == farebox_usd(held)
+    assert frame.spent_usd == total.usd
+    assert total.usd + total.reserved_usd >= provider.bill.usd, provider.bill_table()
+
+
+@pytest.mark.parametrize("what", ["ask", "stream", "left"])
+def test_interrupts_anywhere_leave_the_books_whole(provider: Any, open_client: Any, alarm: Alarm, what: str) -> None:
+    client = open_client(OPENAI)
+
+    def ask() -> None:
+        OPENAI.ask(client)
+
+    def stream() -> None:
+        list(OPENAI.stream(client))
+
+    def left() -> None:
+        with OPENAI.stream(client) as stream:
+            next(stream)
+
+    call = {"ask": ask, "stream": stream, "left": left}[what]
+    call()
+    with farebox.configure(ledger="memory://"):
+        baseline = provider.bill.usd_nanos
+        with budget(usd=1_000) as frame:
+            for number in range(300):
+                interrupted(alarm, call, 0.0002 + number * 0.00002)
+            provider.wait_until_idle()
+            spent = report().total
+            billed = provider.bill.usd_nanos - baseline
+            assert spent.usd + spent.reserved_usd >= farebox_usd(billed)
+            held = sum(grant.usd_nanos for _, grant in _config.state().ledger.in_flight())
+            assert spent.reserved_usd == frame.reserved_usd == farebox_usd(held)
+            call()  # the next one pays what an interrupt left
+            assert frame.reserved_usd == 0
+            assert frame.spent_usd == report().total.usd
+    assert alarm.rings > 50
+
+
+#: Functions that a signal can't cut where a tracer can: between the end of a `try` and the first call of its `finally`.
+_NOT_CUT = ("__del__", "<genexpr>", "_try_to_catch_up")
+
+FILES = {inspect.getsourcefile(module) for module in (_enforce, _instrument, _streams, signals, _book, memory)}
+
+
+@pytest.mark.parametrize("what", ["ask", "stream", "left"])
+def test_an_interrupt_at_every_single_line_leaves_the_books_whole(provider: Any, open_client: Any, what: str) -> None:
+    # No luck about it: the n-th line that farebox runs in a call raises, for every n.
+    client = open_client(OPENAI)
+
+    def ask() -> None:
+        OPENAI.ask(client)
+
+    def stream() -> None:
+        list(OPENAI.stream(client))
+
+    def left() -> None:
+        with OPENAI.stream(client) as stream:
+            next(stream)
+
+    call = {"ask": ask, "stream": stream, "left": left}[what]
+    call()
+    with farebox.configure(ledger="memory://"):
+        call()
+        leaks: dict[str, int] = {}
+        number = 0
+        while True:
+            number += 1
+            count, where = 0, ""
+
+            def trace(frame: Any, event: str, _: Any, number: int = number) -> Any:
+                nonlocal count, where
+                if frame.f_code.co_filename not in FILES or frame.f_code.co_name in _NOT_CUT:
+                    return None
+                # As a `with` ends its line runs once more; a signal is only noticed after the call that leaves it.
+                if event == "line" and not getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith(
+                    "with "
+                ):
+                    count += 1
+                    if count == number:
+                        where = f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno} {frame.f_code.co_name}"
+                        sys.settrace(None)
+                        raise Interrupted
+                return trace
+
+            before = provider.bill.usd_nanos
+            with budget(usd=1_000) as frame:
+                sys.settrace(trace)
+                try:
+                    call()
+                except (Interrupted, Exception):
+                    pass
+                finally:
+                    sys.settrace(None)
+                provider.wait_until_idle()
+                billed = farebox_usd(provider.bill.usd_nanos - before)
+                if frame.spent_usd + frame.reserved_usd < billed:
+                    leaks[f"below the bill: {where}"] = number
+                farebox.report()
+                if frame.reserved_usd:
+                    leaks[f"held for good: {where}"] = number
+            if not where:
+                break
+    assert not leaks, "\n".join(leaks)
+    assert number > 50
+
+
+def test_threads_are_not_disturbed_by_interrupts_of_the_main_thread(
+    provider: Any, open_client: Any, alarm: Alarm
+) -> None:
+    client, interrupted_client = open_client(OPENAI), open_client(OPENAI)
+    over = threading.Event()
+    failures: list[BaseException] = []
+
+    def keep_calling() -> None:
+        while not over.is_set():
+            try:
+                OPENAI.ask(client)
+            except BaseException as error:
+                failures.append(error)
+
+    limit = bound_of(OPENAI).usd_nanos * 4
+    with budget(usd=1_000) as frame, budget(usd=farebox_usd(limit * 1_000)):
+        threads = [threading.Thread(target=keep_calling) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for number in range(100):
+            interrupted(alarm, lambda: OPENAI.ask(interrupted_client), 0.0002 + number * 0.00005)
+        over.set()
+        for thread in threads:
+            thread.join()
+        provider.wait_until_idle()
+        books_agree(provider, frame)
+        OPENAI.ask(client)
+        assert frame.reserved_usd == 0
+    assert not failures

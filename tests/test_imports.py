@@ -1,0 +1,236 @@
+"""Runs a function once a module is there: after it is initialised, once, and without a trace."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from farebox import _imports
+from farebox._imports import when_imported
+
+Write = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def no_trace() -> Iterator[None]:
+    before = list(sys.meta_path)
+    yield
+    _imports._waiting.clear()
+    sys.meta_path[:] = before
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+    """Writes a module of a name that nothing else has, and returns the name."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    written = []
+
+    def write(source: str, name: str = "farebox_test_module") -> str:
+        (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
+        importlib.invalidate_caches()
+        written.append(name)
+        return name
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)
+
+
+def test_it_runs_at_once_for_a_module_that_is_there() -> None:
+    ran, before = [], list(sys.meta_path)
+    when_imported("json", lambda: ran.append("json"))
+    assert ran == ["json"]
+    assert sys.meta_path == before
+
+
+def test_it_runs_once_the_module_has_been_initialised(write: Write) -> None:
+    name, seen = write("early = 1\nlate = 2\n"), []
+    when_imported(name, lambda: seen.append(sys.modules[name].late))
+    assert seen == []
+    module = importlib.import_module(name)
+    assert seen == [2]
+    importlib.import_module(name)
+    importlib.reload(module)
+    assert seen == [2]
+
+
+def test_it_runs_for_an_import_statement_and_for_a_package(tmp_path: Path, write: Write) -> None:
+    (tmp_path / "farebox_test_package").mkdir()
+    write("inner = 1", "farebox_test_package/part")
+    write("from farebox_test_package import part", "farebox_test_package/__init__")
+    ran: list[str] = []
+    when_imported("farebox_test_package", lambda: ran.append("package"))
+    when_imported("farebox_test_package.part", lambda: ran.append("part"))
+    exec("import farebox_test_package.part")
+    assert ran == ["part", "package"]
+    for name in [name for name in sys.modules if name.startswith("farebox_test_package")]:
+        del sys.modules[name]
+
+
+def test_several_wait_and_run_in_the_order_they_came_the_same_one_once(write: Write) -> None:
+    name, ran = write(""), []
+
+    def first() -> None:
+        ran.append("first")
+
+    when_imported(name, first)
+    when_imported(name, lambda: ran.append("second"))
+    when_imported(name, first)
+    importlib.import_module(name)
+    assert ran == ["first", "second"]
+
+
+def test_nothing_is_left_in_the_import_system(write: Write) -> None:
+    name, before = write("x = 1\n"), list(sys.meta_path)
+    when_imported(name, lambda: None)
+    assert sys.meta_path != before
+    module = importlib.import_module(name)
+    assert sys.meta_path == before
+    assert type(module.__loader__).__module__.startswith(("_frozen_importlib", "importlib"))
+    assert module.__spec__ is not None
+    assert module.__spec__.loader is module.__loader__
+    assert inspect.getsource(module) == "x = 1\n"
+
+
+def test_the_finder_stays_for_as_long_as_somebody_waits(write: Write) -> None:
+    before = list(sys.meta_path)
+    one, other = write("", "farebox_test_one"), write("", "farebox_test_other")
+    ran: list[str] = []
+    when_imported(one, lambda: ran.append("one"))
+    when_imported(other, lambda: ran.append("other"))
+    importlib.import_module(one)
+    assert (ran, len(sys.meta_path)) == (["one"], len(before) + 1)
+    importlib.import_module(other)
+    assert (ran, sys.meta_path) == (["one", "other"], before)
+
+
+def test_other_imports_go_on_as_ever_meanwhile(write: Write) -> None:
+    when_imported("farebox_test_nowhere", lambda: None)
+    name = write("x = 1")
+    assert importlib.import_module(name).x == 1
+    assert importlib.util.find_spec("farebox_test_absent") is None
+    with pytest.raises(ModuleNotFoundError, match="farebox_test_nowhere"):
+        importlib.import_module("farebox_test_nowhere")
+
+
+def test_looking_for_a_module_is_not_importing_it(write: Write) -> None:
+    name, ran = write(""), []
+    when_imported(name, lambda: ran.append(name))
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.name == name
+    assert ran == []
+    importlib.import_module(name)
+    assert ran == [name]
+
+
+def test_an_import_that_fails_leaves_it_waiting_for_the_next(write: Write) -> None:
+    name, ran = write("raise LookupError('not today')"), []
+    when_imported(name, lambda: ran.append(name))
+    for _ in range(2):
+        with pytest.raises(LookupError, match="not today"):
+            importlib.import_module(name)
+    assert ran == []
+    assert name not in sys.modules
+    write("x = 12345\n")
+    assert importlib.import_module(name).x == 12345
+    assert ran == [name]
+
+
+def test_what_it_raises_leaves_the_import_statement(write: Write) -> None:
+    name = write("x = 1")
+
+    def refuse() -> None:
+        raise LookupError("this SDK is not as farebox knows it")
+
+    when_imported(name, refuse)
+    with pytest.raises(LookupError, match="not as farebox knows it"):
+        importlib.import_module(name)
+
+
+@pytest.mark.parametrize("what", ["others", "again"])
+def test_one_that_raises_spoils_nothing_for_the_others(write: Write, what: str) -> None:
+    name, ran = write("x = 1"), []
+
+    def refuse() -> None:
+        ran.append("refused")
+        raise LookupError
+
+    when_imported(name, refuse)
+    when_imported(name, lambda: ran.append("other"))
+    with pytest.raises(LookupError):
+        importlib.import_module(name)
+    if what == "others":
+        assert "other" in ran
+    else:
+        with pytest.raises(LookupError):
+            importlib.import_module(name)
+
+
+def test_it_runs_for_a_module_that_another_thread_is_importing(write: Write) -> None:
+    name = write("import time\nstarted = True\ntime.sleep(0.3)\nlast = True\n")
+    thread, ran = threading.Thread(target=importlib.import_module, args=[name]), []
+    thread.start()
+    while not hasattr(sys.modules.get(name), "started"):
+        time.sleep(0.001)
+    when_imported(name, lambda: ran.append(sys.modules[name].last))
+    thread.join()
+    assert ran == [True]
+
+
+def test_a_module_without_a_spec_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+    monkeypatch.setitem(sys.modules, "farebox_test_stub", ModuleType("farebox_test_stub"))
+    when_imported("farebox_test_stub", lambda: ran.append(1))
+    assert ran == [1]
+
+
+def in_a_fresh_process(script: str) -> Any:
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_importing_and_instrumenting_imports_no_sdk() -> None:
+    script = (
+        "import json, sys, farebox\n"
+        "before = [name for name in ('openai', 'anthropic', 'google.genai') if name in sys.modules]\n"
+        "farebox.instrument()\n"
+        "print(json.dumps([before, [name for name in ('openai', 'anthropic') if name in sys.modules]]))\n"
+    )
+    assert in_a_fresh_process(script) == [[], []]
+
+
+def test_an_sdk_imported_after_instrument_is_metered_and_one_before_too() -> None:
+    script = (
+        "import json, sys\n"
+        "import anthropic, farebox\n"
+        "farebox.instrument()\n"
+        "import openai\n"
+        "print(json.dumps([hasattr(sdk._base_client.SyncAPIClient.request, '__wrapped__') for sdk in (anthropic, openai)]\n"
+        "    + [any('farebox' in type(finder).__module__ for finder in sys.meta_path)]))\n"
+    )
+    assert in_a_fresh_process(script) == [True, True, False]
+
+
+def test_undo_before_the_sdk_is_imported_leaves_it_alone() -> None:
+    script = (
+        "import json, sys, farebox\n"
+        "farebox.instrument().undo()\n"
+        "finder = any('farebox' in type(finder).__module__ for finder in sys.meta_path)\n"
+        "import openai\n"
+        "print(json.dumps([finder, hasattr(openai._base_client.SyncAPIClient.request, '__wrapped__')]))\n"
+    )
+    assert in_a_fresh_process(script) == [False, False]
