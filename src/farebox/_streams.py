@@ -88,32 +88,20 @@ class Watch:
     def iterate(self, guard: _Guard, source: Iterator[Any]) -> Iterator[Any]:
         """The chunks of `source`.  `guard` comes first: of a dropped frame the first variable is the first to go."""
         see = self._reader.see
-        try:
+        with self._hearing(self.finish):
             for chunk in source:
                 self.progress += 1
                 if not see(chunk):
                     yield chunk
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            self.end("unknown", error)
-            raise
-        self.finish()
 
     async def aiterate(self, guard: _Guard, source: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """As `iterate`."""
         see = self._reader.see
-        try:
+        with self._hearing(self.finish):
             async for chunk in source:
                 self.progress += 1
                 if not see(chunk):
                     yield chunk
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            self.end("unknown", error)
-            raise
-        self.finish()
 
     def read_through(self, generator: Any) -> Any:
         """From now on the answer is read through this generator of ours, which must not be kept alive by it."""
@@ -140,6 +128,10 @@ class Watch:
 
     @contextmanager
     def _hearing(self, when_drained: Callable[[], None] | None) -> Iterator[None]:
+        """Hear how the reading inside ends: by an error, or drained; of one that is left the guard or `close` tells.
+
+        None: somebody further out is reading, and hears it.
+        """
         try:
             yield
         except GeneratorExit:
@@ -149,7 +141,6 @@ class Watch:
                 self.end("unknown", error)
             raise
         if when_drained is not None:
-            self._drained()
             when_drained()
 
     def _keep(self, chunk: bytes) -> None:
@@ -174,7 +165,7 @@ class Watch:
         self._lag_seconds += now - self._handed_at
         self._handed_at = now
 
-    def _drained(self) -> None:
+    def drained(self) -> None:
         """Somebody read the bytes to their end, past the SDK's iterator or before there was one."""
         if self.is_over:
             return
@@ -307,11 +298,12 @@ def _teed(response: Any, tee: Any, chunks: Any) -> Any:
     watch = response.__dict__[_WATCH][0]
     if watch.is_being_read():
         return tee(watch, chunks, None)
-    return watch.read_through(tee(watch, chunks, partial(_unwatch, response)))
+    return watch.read_through(tee(watch, chunks, partial(_drained, response)))
 
 
-def _unwatch(response: Any) -> None:
-    """Give a response back as it was, once its call has ended: it can be pickled again."""
+def _drained(response: Any) -> None:
+    """The bytes were read to their end.  The response is given back as it was, so that it can be pickled again."""
+    response.__dict__[_WATCH][0].drained()
     if response.__dict__[_WATCH][0].is_over:
         response.__class__ = type(response).__mro__[1]
         del response.__dict__[_WATCH]

@@ -27,15 +27,6 @@ Unit = Literal["usd", "tokens", "calls"]
 class FareboxError(Exception):
     """Base of every error that farebox raises on purpose."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild, (type(self), self.args, self.__dict__))
-
-
-def _rebuild(cls: type[FareboxError], args: tuple[Any, ...], fields: dict[str, Any]) -> FareboxError:
-    error = cls(*args)
-    error.__dict__.update(fields)
-    return error
-
 
 class BudgetExceeded(FareboxError):
     """A call does not fit its budget.
