@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import attrs
 from hypothesis import strategies as st
 
 import farebox
@@ -22,10 +23,17 @@ def price_the_model() -> None:
     farebox.set_price(MODEL, input_per_million=1, output_per_million=2)
 
 
+_GIVEN = {field.name for field in attrs.fields(Call)}
+
+
 def new_call(model: str = MODEL, *, cap: int | None = 100, **fields: Any) -> Call:
     """A call as a provider reads it: no input at all, unless `fields` say otherwise."""
-    known: dict[str, Any] = {"provider_name": "openai", "operation_name": "chat", "endpoint": "/chat/completions"}
-    return Call(request_model=model, declared_cap=cap, **{**known, "cache_write": "none", **fields})
+    made = {name: fields.pop(name) for name in list(fields) if name in _GIVEN}
+    known = {"provider_name": "openai", "operation_name": "chat", "endpoint": "/chat/completions", **made}
+    call = Call(request_model=model, **known)
+    for name, value in {"declared_cap": cap, "cache_write": "none", **fields}.items():
+        setattr(call, name, value)
+    return call
 
 
 def admit(call: Call) -> Call:

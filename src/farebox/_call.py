@@ -148,20 +148,9 @@ class _Progress:
     ended_at_seconds: float | None = None
 
 
-@attrs.define(kw_only=True, eq=False)
-class Call(_Progress):
-    """One request through an SDK, from before it is sent until it is paid.
+class _Said(_Progress):
+    """What a provider reads off a request, beyond what every request says.  Class attributes, for the same reason."""
 
-    Receivers of `signals.pre_call` and `signals.post_call` are handed this object; they read it and leave it alone.
-    A provider reads the fields of this class off the request; those of `_Progress` are filled in as the call goes along.
-    It holds no prompt, no completion and no key.
-    """
-
-    provider_name: str
-    operation_name: str
-    endpoint: str
-    request_model: str
-    server_address: str = ""
     is_stream: bool = False
     #: Output tokens per choice that the caller allowed; None where the request does not say.
     declared_cap: int | None = None
@@ -177,6 +166,16 @@ class Call(_Progress):
     extra_input_tokens: int = 0
     #: The longest-lived prompt cache that the request may write to.
     cache_write: Literal["none", "5m", "30m", "1h", "12h", "known"] = "known"
+    #: The smallest output cap that this request can be sent with, as where a thinking budget must fit below it.
+    least_cap: int = 1
+    #: What the model must be able to do: names of `prices.ladders.FEATURES`.
+    features: frozenset[str] = frozenset()
+    #: Most input tokens by proof: no vocabulary has a token of less than a byte.  All text, templates and media.
+    proven_input_tokens: int = 0
+    #: Parts of the request whose input nobody can bound, by name, such as "image_url"; each counts with its own maximum.
+    unbounded: tuple[str, ...] = ()
+    #: The answer that this request goes on from, whose tokens are input again.
+    previous_response_id: str = ""
     #: The request asks for reasoning, which is billed and may be unseen.
     reasons: bool = False
     has_audio: bool = False
@@ -187,6 +186,22 @@ class Call(_Progress):
     system_bytes: int = 0
     tools_bytes: int = 0
     last_message_bytes: int = 0
+
+
+@attrs.define(kw_only=True, eq=False)
+class Call(_Said):
+    """One request through an SDK, from before it is sent until it is paid.
+
+    Receivers of `signals.pre_call` and `signals.post_call` are handed this object; they read it and leave it alone.
+    A provider makes it of a request and sets what `_Said` names; `_Progress` is filled in as the call goes along.
+    It holds no prompt, no completion and no key.
+    """
+
+    provider_name: str
+    operation_name: str
+    endpoint: str
+    request_model: str
+    server_address: str = ""
     #: Unique in this process.
     number: int = attrs.field(factory=_numbers.__next__)
     started_at_seconds: float = attrs.field(factory=time.time)

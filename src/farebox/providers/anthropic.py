@@ -72,10 +72,8 @@ class Anthropic:
             endpoint=_MESSAGES,
             server_address=server_address,
             request_model=model,
-            declared_cap=cap,
-            messages=len(messages),
-            last_message_bytes=last_bytes,
         )
+        call.declared_cap, call.messages, call.last_message_bytes = cap, len(messages), last_bytes
         system = body.get("system")
         if system:
             call.system_bytes = sizes.add_text(system) if type(system) is str else sizes.add(system)

@@ -84,11 +84,9 @@ class OpenAI:
             endpoint=_CHAT,
             server_address=server_address,
             request_model=model,
-            cache_write="30m",
-            messages=len(messages),
-            system_bytes=system_bytes,
-            last_message_bytes=last_bytes,
         )
+        call.cache_write, call.messages = "30m", len(messages)
+        call.system_bytes, call.last_message_bytes = system_bytes, last_bytes
         if not _PLAIN_CALL.issuperset(body):
             _read_options(call, body, sizes)
         _read_caps(call, body)
