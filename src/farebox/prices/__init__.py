@@ -6,12 +6,14 @@
     cost_nanos = rates.charge_nanos(usage)
 
 A rate is found in the order: the user's own prices, then the list prices of genai-prices as corrected by `_overlay`.  A
-model that neither knows has no rates (`None`), never a price of zero.
+model that neither knows has no rates (`None`), never a price of zero.  What a model takes and can do is data of our own:
+`model_limits`, and `ladders` of models that step down in price.
 """
 
+from farebox.prices import ladders
 from farebox.prices._card import RateCard
 from farebox.prices._manual import ManualPrice, read_prices
 from farebox.prices._rates import Rates
 from farebox.prices.limits import ModelLimits, model_limits
 
-__all__ = ["ManualPrice", "ModelLimits", "RateCard", "Rates", "model_limits", "read_prices"]
+__all__ = ["ManualPrice", "ModelLimits", "RateCard", "Rates", "ladders", "model_limits", "read_prices"]
