@@ -11,10 +11,11 @@ from typing import Final, TypeVar
 
 import attrs
 
-from farebox._money import UsdLike
+from farebox._money import MOST_NANOS, PICOS_PER_NANO, UsdLike
 from farebox.prices._manual import ManualPrice, ManualPrices
 from farebox.prices._names import LONGEST_NAME, is_plausible, model_id, provider_id
-from farebox.prices._rates import Rates, merge_dearest
+from farebox.prices._rates import CacheWrite, Rates, merge_dearest
+from farebox.prices.limits import ModelLimits, model_limits
 
 _Key = tuple[str, str, str]
 _AheadKey = tuple[str, str, str, float]
@@ -41,6 +42,28 @@ class _Ahead:
     seen_from: Rates
     holds_from: float
     holds_until: float
+
+
+@attrs.frozen(kw_only=True)
+class Tariff:
+    """What bounds a plain text call, looked up at once: limits of the model, its rates, and the numbers for most inputs.
+
+    `request_picos + input_picos * tokens` and `output_nanos` per token hold for up to `most_input_tokens`; for more, and for
+    anything but text, ask `rates`, which is None for a model without a price.
+    """
+
+    limits: ModelLimits
+    rates: Rates | None = None
+    most_input_tokens: int = -1
+    request_picos: int = 0
+    input_picos: int = 0
+    output_nanos: int = 0
+    holds_from: float = math.inf
+    holds_until: float = -math.inf
+
+
+#: How long after its start a call may be billed: prices that change meanwhile are in its bound.
+_HORIZON_SECONDS: Final = 3600.0
 
 
 class RateCard:
@@ -85,6 +108,29 @@ class RateCard:
         if ahead is not None and ahead.holds_from <= at < ahead.holds_until and ahead.seen_from is now:
             return ahead.rates
         return self._look_ahead(key, now, at)
+
+    def tariff(self, provider_name: str, model: str, tier: str, cache_write: CacheWrite, at: float) -> Tariff:
+        """What bounds a call that starts at `at` (epoch seconds); the arguments are those of `find_dearest` and `Rates.bound`."""
+        found = self._tariffs.get((provider_name, model, tier, cache_write))
+        if found is not None and found.holds_from <= at < found.holds_until:
+            return found
+        return self._make_tariff(provider_name, model, tier, cache_write, at)
+
+    def find_served(
+        self, provider_name: str, model: str, response_model: str, at: float, tier: str = ""
+    ) -> Rates | None:
+        """The rates to charge: of the model that the answer names, unless the one that was sent has a price of the user's."""
+        key = (provider_name, model, response_model, tier)
+        served = self._served.get(key)
+        if served is not None and served.valid_from <= at < served.valid_until:
+            return served
+        cache, sent = self._served, self.find(provider_name, model, at, tier)
+        if not response_model or response_model == model or (sent is not None and sent.source != "list"):
+            return sent
+        served = self.find(provider_name, response_model, at, tier) or sent
+        if served is not None and max(map(len, key)) <= LONGEST_NAME:
+            _keep(cache, key, served)
+        return served
 
     def find_stand_in(self, provider_name: str, at: float, tier: str = "") -> Rates | None:
         """Rates no lower than those of any model the provider lists; of the major providers' for an unknown one.
@@ -192,6 +238,29 @@ class RateCard:
             _keep(unknown, key, _unknown_until(key, at))
         return rates
 
+    def _make_tariff(self, provider_name: str, model: str, tier: str, cache_write: CacheWrite, at: float) -> Tariff:
+        tariffs, limits = self._tariffs, model_limits(provider_name, model)
+        now = self.find(provider_name, model, at, tier)
+        if now is None:
+            return Tariff(limits=limits)
+        rates = self.find_dearest(provider_name, model, at, _HORIZON_SECONDS, tier)
+        first = now.steps[0]
+        tariff = Tariff(
+            limits=limits,
+            rates=rates,
+            most_input_tokens=now.steps[1].above if len(now.steps) > 1 else MOST_NANOS,
+            request_picos=now.request_picos,
+            input_picos=first.input_bound(cache_write),
+            output_nanos=-(-first.output_bound // PICOS_PER_NANO),
+            holds_from=now.valid_from,
+            holds_until=now.valid_until - _HORIZON_SECONDS,
+        )
+        if at >= tariff.holds_until:  # prices change soon: what is dearest is asked anew each time
+            return attrs.evolve(tariff, most_input_tokens=-1)
+        if max(map(len, (provider_name, model, tier))) <= LONGEST_NAME:
+            _keep(tariffs, (provider_name, model, tier, cache_write), tariff)
+        return tariff
+
     def _look_ahead(self, key: _AheadKey, now: Rates, at: float) -> Rates:
         cache = self._ahead
         provider_name, model, tier, horizon = key
@@ -235,6 +304,8 @@ class RateCard:
 
     def _forget(self) -> None:
         self._rates: dict[_Key, Rates] = {}
+        self._served: dict[tuple[str, str, str, str], Rates] = {}
+        self._tariffs: dict[tuple[str, str, str, str], Tariff] = {}
         self._unknown: dict[_Key, float] = {}  # until when
         self._ahead: dict[_AheadKey, _Ahead] = {}
         self._stand_ins: dict[_Key, Rates] = {}

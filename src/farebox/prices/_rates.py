@@ -55,6 +55,17 @@ class Step:
     input_bounds: tuple[int, ...]
     output_bound: int
 
+    def input_bound(self, cache_write: CacheWrite) -> int:
+        """The dearest text input rate, by what may be written to a cache.
+
+        Raises:
+            ValueError: `cache_write` is none of the levels.
+        """
+        try:
+            return self.input_bounds[_LEVELS[cache_write]]
+        except KeyError:
+            raise ValueError(f"cache_write={cache_write!r} is unknown; choose from {', '.join(_LEVELS)}") from None
+
 
 @attrs.frozen(kw_only=True)
 class Rates:
@@ -160,10 +171,7 @@ class Rates:
             web_searches: At most so many.
         """
         step = self._step(input_tokens)
-        try:
-            input_rate = step.input_bounds[_LEVELS[cache_write]]
-        except KeyError:
-            raise ValueError(f"cache_write={cache_write!r} is unknown; choose from {', '.join(_LEVELS)}") from None
+        input_rate = step.input_bound(cache_write)
         output_rate = step.output_bound
         if audio or images:
             for reached in self.steps:
