@@ -46,14 +46,14 @@ NAN, INF = float("nan"), float("inf")
         ({"usd": 1, "patience": INF}, "patience=inf seconds is no time to wait"),
         (
             {"usd": 1, "on_exceed": "blok"},
-            "on_exceed='blok' is no mode; choose from 'block', 'warn', or pass a callable",
+            "on_exceed='blok' is no mode; choose from 'block', 'break', 'clamp', 'downgrade', 'raise', 'truncate', 'wait', 'warn', or pass a callable",
         ),
         ({"usd": 1, "on_exceed": ""}, "on_exceed='' is no mode; choose from"),
         (
             {"usd": 1, "BLOCK": True},
-            "BLOCK=True is no option of a budget; choose from name, usd, tokens, calls, on_exceed, patience",
+            "BLOCK=True is no option of a budget with on_exceed='block'; choose from name, usd, tokens, calls, on_exceed, patience",
         ),
-        ({"eur": 1}, "eur=1 is no option of a budget; choose from name, usd,"),
+        ({"eur": 1}, "eur=1 is no option of a budget with on_exceed='block'; choose from name, usd,"),
     ],
     ids=repr,
 )

@@ -92,46 +92,120 @@ def test_a_histogram_stays_small() -> None:
 # The policy, by hand.
 
 
+def begin(site: Site, number: int) -> None:
+    """As a call does: in flight first, then it asks."""
+    site.open_calls[number] = None
+    site.caps(2_048, 0)
+
+
+def end(site: Site, number: int, answer: int = 9) -> None:
+    site.open_calls.pop(number)
+    site.learn(answer, False)
+
+
 def test_a_cold_site_wants_the_prior_and_waits_for_no_less() -> None:
-    assert Site().caps(2_048, 0) == (2_048, 2_048, 0)
-    assert Site().caps(25_000, 0) == (25_000, 25_000, 0)
+    assert Site().caps(2_048, 0) == (2_048, 2_048, 12)
+    assert Site().caps(32_768, 0) == (32_768, 32_768, 12)
 
 
 def test_a_cold_site_wants_twice_what_it_has_seen_where_that_is_more() -> None:
-    assert site_of(15).caps(10, 0) == (30, 30, 0)  # 15 is known exactly
-    assert site_of(3_000).caps(2_048, 0) == (6_142, 6_142, 0)  # 3,000 lies in the bucket that ends at 3,071
+    assert site_of(3_000).caps(2_048, 0) == (6_142, 6_142, 12)  # 3,000 lies in the bucket that ends at 3,071
+    assert site_of(30_000).caps(32_768, 0) == (61_438, 61_438, 12)
 
 
 def test_a_cold_site_wants_a_24th_of_what_is_unspent_where_that_is_more() -> None:
-    assert Site().caps(2_048, 240_000) == (10_000, 10_000, 0)
-    assert Site().caps(2_048, 24 * 2_048 + 23) == (2_048, 2_048, 0)
+    assert Site().caps(2_048, 240_000) == (10_000, 10_000, 12)
+    assert Site().caps(2_048, 24 * 2_048 + 23) == (2_048, 2_048, 12)
 
 
 @pytest.mark.parametrize(
-    ("known", "want"),
-    [(5, 200), (29, 200), (30, 150), (99, 150), (100, 125), (1_000, 125)],
+    ("answers", "want"),
+    [
+        ([1_000], 16 * 1_023),  # 1,000 lies in the bucket that ends at 1,023
+        ([1_000, 10], 8 * 1_023),
+        ([1_000, 10, 10], 4 * 1_023),
+        ([1_000, 10, 10, 10], 2_048),
+        ([10], 2_048),
+        ([4_000], 32_768),
+    ],
 )
-def test_a_warm_site_wants_a_shrinking_multiple_of_p99_and_at_least_four_fifths_of_it(known: int, want: int) -> None:
+def test_each_short_answer_of_a_reasoning_model_halves_what_is_expected_of_it(answers: list[int], want: int) -> None:
+    assert site_of(*answers).caps(32_768, 0) == (want, want, 12)
+
+
+@pytest.mark.parametrize(("known", "want"), [(12, 24), (24, 18), (120, 13), (1_200, 12)])
+def test_a_warm_site_wants_p99_and_a_shrinking_margin_and_at_least_four_fifths_of_p99(known: int, want: int) -> None:
     site = site_of(*[12] * known)
-    assert site.caps(2_048, 10**9) == (12 * want // 100, 9, 16)
+    assert site.caps(2_048, 10**9) == (want, 9, 16)
 
 
-def test_a_site_is_cold_until_five_answers_are_known() -> None:
-    assert site_of(*[9] * 4).is_cold()
-    assert not site_of(*[9] * 5).is_cold()
+def test_a_site_is_cold_until_twelve_answers_are_known() -> None:
+    assert site_of(*[9] * 11).is_cold()
+    assert not site_of(*[9] * 12).is_cold()
 
 
-def test_a_site_is_cold_while_more_calls_are_in_flight_than_are_known() -> None:
-    site = site_of(*[9] * 6)
-    for number in range(7):
-        site.open_calls[number] = None
-    assert site.is_cold()
-    del site.open_calls[0]
+def test_a_site_is_cold_until_the_slowest_of_its_first_twelve_calls_has_ended() -> None:
+    site = Site()
+    for number in range(1, 21):
+        begin(site, number)
+    for number in (*range(1, 12), *range(13, 21)):
+        end(site, number)
+    assert site.is_cold()  # nineteen are known; the twelfth is still in flight
+    end(site, 12)
     assert not site.is_cold()
 
 
+def test_calls_after_the_first_twelve_may_take_their_time() -> None:
+    site = Site()
+    for number in range(1, 21):
+        begin(site, number)
+    for number in range(1, 13):
+        end(site, number)
+    assert not site.is_cold()
+
+
+def test_a_call_that_never_ends_does_not_keep_a_site_cold() -> None:
+    site = Site()
+    begin(site, 1)
+    for number in range(2, 101):
+        begin(site, number)
+        end(site, number)
+    assert site.is_cold()  # 99 are known
+    begin(site, 101)
+    end(site, 101)
+    assert not site.is_cold()
+
+
+def test_a_hundred_known_say_little_of_two_hundred_in_flight() -> None:
+    site = Site()
+    for number in range(1, 301):
+        begin(site, number)
+    for number in range(101, 250):
+        end(site, number)
+    assert site.is_cold()  # 149 are known and 151 in flight, the first twelve among them
+    end(site, 250)
+    assert not site.is_cold()
+
+
+def test_a_site_that_was_warm_once_stays_so() -> None:
+    site = site_of(*[9] * 12)
+    assert not site.is_cold()
+    for number in range(1, 1_000):
+        site.open_calls[number] = None
+    assert not site.is_cold()
+
+
+def test_calls_that_ended_without_an_answer_are_no_knowledge() -> None:
+    site = Site()
+    for number in range(1, 50):
+        begin(site, number)
+        site.open_calls.pop(number)
+    assert site.is_cold()
+    assert site.caps(2_048, 0) == (2_048, 2_048, 12)
+
+
 def test_a_warm_site_of_empty_answers_still_wants_a_token() -> None:
-    assert site_of(*[0] * 5).caps(2_048, 0) == (1, 1, 16)
+    assert site_of(*[0] * 12).caps(2_048, 0) == (1, 1, 16)
 
 
 # The sites.
@@ -161,7 +235,7 @@ def test_sites_are_bounded_and_the_oldest_goes_first() -> None:
 def test_a_call_without_a_cap_is_granted_the_prior_and_what_it_used_is_learnt() -> None:
     price_the_model()
     farebox.set_price("gpt-4o-mini", input_per_million=1, output_per_million=2)  # a model that does not reason
-    with farebox.budget("b", usd="0.05") as b:  # buys 25,000 output tokens; a 24th is below the prior
+    with farebox.budget("b", usd="0.04") as b:  # buys 20,000 output tokens; a 12th is below the prior
         call = admit(new_call("gpt-4o-mini", cap=None))
         assert call.sent_cap == PRIOR_TOKENS
         assert str(b.reserved_usd) == "0.004138"  # 2,048 and 1 percent of it (21) at 2,000 nanodollars
@@ -172,23 +246,23 @@ def test_a_call_without_a_cap_is_granted_the_prior_and_what_it_used_is_learnt() 
 
 def test_a_reasoning_model_starts_with_the_larger_prior() -> None:
     price_the_model()
-    with farebox.budget("b", usd=1):  # an unknown model is taken to reason
-        assert admit(new_call(cap=None)).sent_cap == 25_000
+    with farebox.budget("b", usd="0.5"):  # an unknown model is taken to reason
+        assert admit(new_call(cap=None)).sent_cap == 32_768
 
 
-def test_a_warm_call_is_granted_twice_p99_or_a_sixteenth_of_what_is_left() -> None:
+def test_a_warm_call_is_granted_p99_and_its_margin_or_a_sixteenth_of_what_is_left() -> None:
     price_the_model()
     farebox.set_price("gpt-4o-mini", input_per_million=0, output_per_million=2)
     with farebox.budget("b", usd="2", tokens=4_000) as b:
-        for _ in range(5):
+        for _ in range(12):
             call = admit(new_call("gpt-4o-mini", cap=None))
             finish(call, usage=Usage(visible_output_tokens=100))
-        assert b.spent_tokens == 500
-        # p99 is 103, the end of the bucket of 100; left are 3,500 tokens, of which a 16th pays for a cap of 202.
+        assert b.spent_tokens == 1_200
+        # p99 is 103, the end of the bucket of 100; left are 2,800 tokens, of which a 16th pays for a cap of 159.
         assert admit(new_call("gpt-4o-mini", cap=None)).sent_cap == 206
     with farebox.budget("c", tokens=16_000):
         site = _config.state().needs.site("openai", "gpt-4o-mini", "c")
-        for _ in range(5):
+        for _ in range(12):
             site.learn(10, False)
         # A 16th of 16,000 is 1,000; less 16 for what a provider may overrun.
         assert admit(new_call("gpt-4o-mini", cap=None)).sent_cap == 984

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import farebox
 from farebox import _config, budget, calls, report, track
-from farebox._call import Usage
+from farebox._call import Call, Usage
 from farebox._tally import Place, coarsen, fold
 from farebox.ledgers.memory import MemoryLedger
 from tests.strategies import MODEL, admit, finish, new_call, paid, price_the_model
@@ -41,7 +41,7 @@ def folding(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.undo()
 
 
-def at(moment: datetime, input_tokens: int = 1_000, **fields: Any) -> farebox.Call:
+def at(moment: datetime, input_tokens: int = 1_000, **fields: Any) -> Call:
     """A paid call that began at that moment."""
     return paid(input_tokens, started_at_seconds=moment.timestamp(), **fields)
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import farebox
+from farebox._call import Call
 from farebox import signals
 from farebox.signals import Channel
 from tests.strategies import MODEL, admit, finish, new_call, paid, price_the_model
@@ -174,7 +175,7 @@ def test_a_veto_stops_the_receivers_behind_it(open_channel: Channel) -> None:
 def test_a_vetoed_call_gives_back_what_was_held_for_it() -> None:
     price_the_model()
 
-    def veto(provider_name: str, call: farebox.Call) -> None:
+    def veto(provider_name: str, call: Call) -> None:
         assert b.reserved_calls == 1  # enforcement ran first
         raise PermissionError
 
@@ -249,7 +250,7 @@ def test_an_interrupt_passes_the_fence(fenced: Channel) -> None:
 def test_a_broken_listener_loses_neither_the_answer_nor_the_money() -> None:
     price_the_model()
 
-    def broken(provider_name: str, call: farebox.Call) -> None:
+    def broken(provider_name: str, call: Call) -> None:
         assert call.cost_usd_nanos == 1_000_000  # paid before anybody hears of it
         raise RuntimeError
 

@@ -1,21 +1,40 @@
-"""What a budget is: a name, a limit per unit, and a mode.  Where it applies is `_scope`, what it holds is a ledger's."""
+"""What a budget is: a name, a limit per unit, a mode and what else it asks of calls.  Where it applies is `_scope`, what it
+holds is a ledger's."""
 
 from __future__ import annotations
 
 import math
-from decimal import Decimal
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from decimal import ROUND_CEILING, Decimal
+from typing import Any, Final, Literal
 
 import attrs
 
 from farebox._money import MOST_NANOS, UsdLike, show_usd, to_nanos, to_usd
 from farebox.errors import Unit
 from farebox.ledgers import NO_LIMIT, Account
-from farebox.on_exceed import Mode, OnExceed, read_mode
+from farebox.on_exceed import Mode, OnExceed, Threshold, option_names, read_mode
 
 #: How long a call waits for calls in flight to settle, in seconds.
 PATIENCE_SECONDS: Final = 30.0
 _LONGEST_WAIT_SECONDS: Final = 10**9
+_LARGEST_CAP: Final = 10_000_000
+
+InputBound = Literal["estimate", "bytes"]
+OnUnpriced = Literal["refuse", "warn", "dearest"]
+
+
+@attrs.frozen(eq=False)
+class Rung:
+    """A share of the limit, what spent must reach in each unit, and who is to speak or to be told.
+
+    `thresholds` are in the order usd (nanodollars), tokens, calls; None where there is no such limit.
+    """
+
+    share: float
+    thresholds: tuple[int | None, ...]
+    mode: Mode | None
+    notify: Callable[[Threshold], Any] | None
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -28,43 +47,63 @@ class Budget:
     limit_calls: int
     mode: Mode
     patience_seconds: float
+    #: At most so many output tokens per choice; `NO_LIMIT` where the budget does not say.
+    output_cap: int = NO_LIMIT
+    #: Whether input is bounded by proof instead of by estimate.
+    proves_input: bool = False
+    on_unpriced: OnUnpriced = "refuse"
+    rungs: tuple[Rung, ...] = ()
 
     @classmethod
     def of(
         cls,
         name: str | None,
         *,
-        usd: UsdLike | None,
-        tokens: int | None,
-        calls: int | None,
-        on_exceed: OnExceed,
-        patience: float,
-        unknown: dict[str, Any],
+        usd: UsdLike | None = None,
+        tokens: int | None = None,
+        calls: int | None = None,
+        on_exceed: OnExceed = "block",
+        patience: float = PATIENCE_SECONDS,
+        output_cap: int | None = None,
+        input_bound: InputBound = "estimate",
+        on_unpriced: OnUnpriced = "refuse",
+        at: Mapping[float, OnExceed | Callable[[Threshold], object]] | None = None,
+        mode_options: Mapping[str, Any] | None = None,
     ) -> Budget:
         """Check every word of a budget when it is made.
 
         Raises:
-            ValueError: an unknown option, no limit at all, a limit that is negative, not finite or not whole.
+            ValueError: an unknown option, no limit at all, a limit that is negative, not finite or not whole, a mode that
+                can do nothing about these limits, a rung outside 0 to 1 or out of order.
             TypeError: a word of the wrong type.
         """
-        if unknown:
-            word, value = next(iter(unknown.items()))
-            raise ValueError(
-                f"{word}={value!r} is no option of a budget; choose from name, usd, tokens, calls, on_exceed, patience"
-            )
         if name is not None and not isinstance(name, str):
             raise TypeError(
                 f"name={name!r} is a {type(name).__name__}; a budget's name is a string: budget('search', usd=1)"
             )
+        own_options = option_names(on_exceed)
+        for word, value in (mode_options or {}).items():
+            if word not in own_options:
+                raise ValueError(
+                    f"{word}={value!r} is no option of a budget with on_exceed={on_exceed!r}; "
+                    f"choose from {', '.join((*_OPTIONS, *own_options))}"
+                )
         if usd is None and tokens is None and calls is None:
             raise ValueError("a budget needs a limit; give usd=, tokens= or calls=, such as budget(usd='0.50')")
+        limits = (NO_LIMIT if usd is None else to_nanos(usd, "usd"), _whole("tokens", tokens), _whole("calls", calls))
+        mode = read_mode(on_exceed, mode_options)
+        _check_mode("on_exceed", mode, limits)
         return cls(
             name=name or _default_name(usd, tokens, calls),
-            limit_usd_nanos=NO_LIMIT if usd is None else to_nanos(usd, "usd"),
-            limit_tokens=_whole("tokens", tokens),
-            limit_calls=_whole("calls", calls),
-            mode=read_mode(on_exceed),
+            limit_usd_nanos=limits[0],
+            limit_tokens=limits[1],
+            limit_calls=limits[2],
+            mode=mode,
             patience_seconds=_seconds("patience", patience),
+            output_cap=_cap("output_cap", output_cap),
+            proves_input=_choice("input_bound", input_bound, ("estimate", "bytes")) == "bytes",
+            on_unpriced=_choice("on_unpriced", on_unpriced, ("refuse", "warn", "dearest")),
+            rungs=_rungs(at, limits),
         )
 
     def account(self, key: Any) -> Account:
@@ -123,3 +162,78 @@ def _seconds(name: str, value: float) -> float:
             f"{name}={value} seconds is no time to wait; give 0 (refuse at once) to {_LONGEST_WAIT_SECONDS}"
         )
     return float(value)
+
+
+_OPTIONS: Final = (
+    "name",
+    "usd",
+    "tokens",
+    "calls",
+    "on_exceed",
+    "patience",
+    "output_cap",
+    "input_bound",
+    "on_unpriced",
+    "at",
+)
+
+
+def _check_mode(word: str, mode: Mode, limits: tuple[int, ...]) -> None:
+    units = [unit for unit, limit in zip(_UNITS, limits, strict=True) if limit != NO_LIMIT]
+    if not set(units) & set(mode.units):
+        raise ValueError(
+            f"{word}={mode.name!r} can do nothing about a limit in {' and '.join(units)}; "
+            f"give {' or '.join(f'{unit}=' for unit in mode.units)}, or choose another mode"
+        )
+
+
+_UNITS: Final[tuple[Unit, ...]] = ("usd", "tokens", "calls")
+
+
+def _rungs(
+    at: Mapping[float, OnExceed | Callable[[Threshold], object]] | None, limits: tuple[int, ...]
+) -> tuple[Rung, ...]:
+    if at is None:
+        return ()
+    if not isinstance(at, Mapping):
+        raise TypeError(
+            f"at={at!r} is a {type(at).__name__}; pass shares of the limit: at={{0.8: notify, 0.9: 'downgrade'}}"
+        )
+    rungs: list[Rung] = []
+    for share, action in at.items():
+        if isinstance(share, bool) or not isinstance(share, (int, float, Decimal)):
+            raise TypeError(
+                f"at={{{share!r}: ...}} is a {type(share).__name__}; a rung is a share of the limit such as 0.8"
+            )
+        if not _is_finite(share) or not 0 < share <= 1:
+            raise ValueError(f"at={{{share}: ...}} is no rung; it is a share of the limit, above 0 and up to 1")
+        if rungs and share <= rungs[-1].share:
+            raise ValueError(
+                f"at={{{rungs[-1].share}: ..., {share}: ...}} is out of order; write the lowest rung first"
+            )
+        mode = None if callable(action) and not isinstance(action, (Mode, type)) else read_mode(action)
+        if mode is not None:
+            _check_mode(f"at={{{share}: ...}}", mode, limits)
+        exact = Decimal(str(share))
+        thresholds = tuple(
+            None if limit == NO_LIMIT or not limit else int((exact * limit).to_integral_value(ROUND_CEILING))
+            for limit in limits
+        )
+        rungs.append(Rung(float(share), thresholds, mode, action if mode is None else None))  # type: ignore[arg-type]
+    return tuple(rungs)
+
+
+def _cap(name: str, value: int | None) -> int:
+    if value is None:
+        return NO_LIMIT
+    if type(value) is not int:
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; pass output tokens such as {name}=1000")
+    if not 1 <= value <= _LARGEST_CAP:
+        raise ValueError(f"{name}={value} is no output cap; give 1 to {_LARGEST_CAP} tokens")
+    return value
+
+
+def _choice(name: str, value: Any, choices: tuple[str, ...]) -> Any:
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown; choose from {', '.join(map(repr, choices))}")
+    return value

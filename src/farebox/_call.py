@@ -105,6 +105,12 @@ class _Progress:
     sent_model: str = ""
     #: Output cap that farebox sends; None where the request goes out as it came.
     sent_cap: int | None = None
+    #: A mode wants the cap lowered to what the money buys.
+    fits_cap: bool = False
+    #: Input tokens that it is held for, for modes to read.
+    most_input_tokens: int = 0
+    #: The scope that its client brings along, outermost.
+    client_frame: Any = None
     bound_usd_nanos: int = 0
     bound_tokens: int = 0
     decision: str = ""
@@ -125,6 +131,10 @@ class _Progress:
 
     # What came of it.
     outcome: Outcome = "open"
+    #: The answer says that it will be there later: nothing has ended yet.
+    is_pending: bool = False
+    #: What to raise once it is over: a budget let it cross its limit, or cut it.
+    raises: Exception | None = None
     #: Ended by a `close()`, which a finalizer may have called.
     was_closed: bool = False
     error_class: str = ""
@@ -134,6 +144,8 @@ class _Progress:
     #: Why a usage report was not believed, "" where it was.
     doubt: str = ""
     cost_usd_nanos: int | None = None
+    #: What it is known to have cost, whatever its tokens say.
+    known_usd_nanos: int | None = None
     #: Tokens charged: those of `usage`, or what was presumed where there is none.
     charged_input_tokens: int = 0
     charged_output_tokens: int = 0
@@ -176,6 +188,13 @@ class _Said(_Progress):
     unbounded: tuple[str, ...] = ()
     #: The answer that this request goes on from, whose tokens are input again.
     previous_response_id: str = ""
+    #: Whether it goes on from what only the provider knows, and may fill all that the model can read.
+    fills_context: bool = False
+    #: Whether a later request can go on from this answer, by its id.
+    is_continuable: bool = False
+    #: What it costs at most where its caller knows that, and no model is asked: nanodollars and tokens.
+    fixed_usd_nanos: int | None = None
+    fixed_tokens: int = 0
     #: The request asks for reasoning, which is billed and may be unseen.
     reasons: bool = False
     has_audio: bool = False
@@ -215,6 +234,11 @@ class Call(_Said):
     def model(self) -> str:
         """The model that bills: the one sent, or the one asked for."""
         return self.sent_model or self.request_model
+
+    @property
+    def can_lower_cap(self) -> bool:
+        """Whether a lower output cap than the one its caller declared is still to be tried."""
+        return self.declared_cap is not None and self.choices > 0 and not self.fits_cap
 
     @property
     def cost_usd(self) -> Decimal | None:

@@ -19,6 +19,8 @@ from farebox.ledgers import Ledger, open_ledger
 from farebox.prices import RateCard, read_prices
 from farebox.prices.bounds import InputEstimate
 
+_MOST_ANSWERS: Final = 10_000
+
 PRICES_VARIABLE: Final = "FAREBOX_PRICES"
 
 
@@ -34,7 +36,18 @@ class State:
     input_estimate: InputEstimate
     tags: Mapping[str, str] = EMPTY_TAGS
     useful_output_tokens: int = USEFUL_TOKENS
+    #: Tokens of the answers that a later call can go on from, by id; the oldest are forgotten first.
+    answers: dict[str, int] = attrs.field(factory=dict)
 
+    def remember_answer(self, response_id: str, tokens: int) -> None:
+        """Keep how many tokens a call brings along that goes on from this answer."""
+        self.answers[response_id] = tokens
+        while len(self.answers) > _MOST_ANSWERS:
+            self.answers.pop(next(iter(self.answers)), None)
+
+
+#: Whether calls of any client have ever been metered in this process.
+was_instrumented = False
 
 _lock = threading.RLock()
 #: What the process began with, what each `configure()` has set since and not taken back, and the two together.

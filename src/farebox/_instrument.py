@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, Never, TypeVar, overload
+from typing import Any, Final, Never, TypeVar, overload
 
 from farebox import _imports, _threads, signals
+from farebox._frames import Frame
+from farebox._scope import budget, track
 from farebox._seam import CLIENT_MARK, Seam
 from farebox.providers import find_provider, provider_names
 
@@ -17,6 +19,7 @@ C = TypeVar("C")
 _seams: dict[str, Seam] = {}
 _lock = threading.RLock()
 _handles: list[Instrumentation] = []
+_NO_MARK: Final = object()
 
 
 class Instrumentation:
@@ -61,8 +64,16 @@ class Instrumentation:
 @overload
 def instrument(*, only: Iterable[str] | None = None, threads: bool = True) -> Instrumentation: ...
 @overload
-def instrument(client: C) -> C: ...
-def instrument(client: Any = None, *, only: Iterable[str] | None = None, threads: bool = True, **unknown: Never) -> Any:
+def instrument(client: C, *, tags: Mapping[str, object] | None = None, budgets: Iterable[budget] = ()) -> C: ...
+def instrument(
+    client: Any = None,
+    *,
+    tags: Mapping[str, object] | None = None,
+    budgets: Iterable[budget] = (),
+    only: Iterable[str] | None = None,
+    threads: bool = True,
+    **unknown: Never,
+) -> Any:
     """Meter the calls of all clients of this process, or of one.
 
     Clients made before or after, SDKs imported before or after.  Twice is as good as once, and a call counts once, also
@@ -70,6 +81,8 @@ def instrument(client: Any = None, *, only: Iterable[str] | None = None, threads
 
     Args:
         client: Meter just this one, and what its `copy()` and `with_options()` return.
+        tags: Labels of every call of that client; those of a scope win over them.
+        budgets: Budgets of that client, the outermost first: one limit for all its calls together, in whatever scope.
         only: Providers to meter, such as `["openai"]`; by default all that farebox knows.
         threads: Carry the scope into `threading.Thread` and `ThreadPoolExecutor`.
 
@@ -78,14 +91,28 @@ def instrument(client: Any = None, *, only: Iterable[str] | None = None, threads
 
     Raises:
         IncompatibleSDK: an SDK's seams are not where they were; nothing was changed.
-        ValueError: an unknown provider or option, or a malformed `FAREBOX_PRICES`.
+        ValueError: an unknown provider or option, one that does not go with a client or without one, or a malformed
+            `FAREBOX_PRICES`.
+        TypeError: no client that farebox knows, or something else than a budget among `budgets`.
     """
     if unknown:
         word, value = next(iter(dict[str, Any](unknown).items()))
-        raise ValueError(f"{word}={value!r} is no option of instrument(); choose from client, only, threads")
+        raise ValueError(
+            f"{word}={value!r} is no option of instrument(); choose from client, tags, budgets, only, threads"
+        )
+    budgets = list(budgets)
     with _lock:
         if client is not None:
-            return _instrument_client(client)
+            if only is not None or not threads:
+                raise ValueError(
+                    "only= and threads= are for all clients; write instrument(client, tags=..., budgets=...)"
+                )
+            return _instrument_client(client, tags, budgets)
+        if tags or budgets:
+            raise ValueError(
+                "tags= and budgets= are for one client; write instrument(client, tags=..., budgets=...), "
+                "or configure(tags=...) for all calls"
+            )
         names = provider_names() if only is None else [only] if isinstance(only, str) else list(only)
         seams = [_seam(name) for name in names]
         for seam in seams:
@@ -108,7 +135,7 @@ def uninstrument(client: Any = None) -> None:
                 _handles[-1].undo()
             return
         seam = _seam_of(client)
-        if client.__dict__.pop(CLIENT_MARK, None) is not None:
+        if client.__dict__.pop(CLIENT_MARK, _NO_MARK) is not _NO_MARK:
             for name in ("copy", "with_options"):
                 client.__dict__.pop(name, None)
             if client in seam.clients:
@@ -143,25 +170,39 @@ def _seam_of(client: Any) -> Seam:
     raise TypeError(f"{type(client).__name__} is no client that farebox knows; pass one of {known}")
 
 
-def _instrument_client(client: Any) -> Any:
+def _client_frame(tags: Mapping[str, object] | None, budgets: list[budget]) -> Frame | None:
+    """The scope that a client brings along."""
+    frame: Frame | None = None
+    for scope in budgets:
+        if not isinstance(scope, budget):
+            raise TypeError(f"budgets=[{scope!r}] holds a {type(scope).__name__}; write budgets=[budget(usd=1)]")
+        frame = scope._frame(frame)
+        frame.is_left = True  # there is no block of code to leave quietly
+    return track(**tags)._frame(frame) if tags else frame
+
+
+def _instrument_client(client: Any, tags: Mapping[str, object] | None, budgets: list[budget]) -> Any:
     seam = _seam_of(client)
     signals.instrumented.send(seam.provider.name)
+    frame = _client_frame(tags, budgets)
     seam.install()
     if client not in seam.clients:
         if not seam.carries_threads:
             seam.carries_threads = True
             _threads.carry_into_threads()
         seam.clients.add(client)
-        _mark(client, seam)
+        _mark(client, frame)
+    elif frame is not None:
+        _mark(client, frame)
     return client
 
 
-def _mark(client: Any, seam: Seam) -> None:
+def _mark(client: Any, frame: Frame | None) -> None:
     """Meter a client and, by functions on the instance, what is copied from it."""
 
     def copy(*args: Any, **kwargs: Any) -> Any:
         copied = type(client).copy(client, *args, **kwargs)
-        _mark(copied, seam)
+        _mark(copied, frame)
         return copied
 
-    client.__dict__.update({CLIENT_MARK: seam, "copy": copy, "with_options": copy})
+    client.__dict__.update({CLIENT_MARK: frame, "copy": copy, "with_options": copy})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from farebox import _config, _enforce, _speak, signals
+from farebox import _config, _speak, signals
 from farebox._call import Call, Usage
 from farebox._money import UsdLike, to_nanos
+from farebox._plan import Plan
 from farebox._scope import current
 from farebox.ledgers import Need
 
@@ -40,11 +41,11 @@ def record(
     call.scope = "" if frame is None else frame.path
     call.usage = Usage(uncached_input_tokens=input_tokens, visible_output_tokens=output_tokens)
     rates = state.card.find(provider, model, call.started_at_seconds)
-    known = None if usd is None else to_nanos(usd, "usd")
+    call.known_usd_nanos = known = None if usd is None else to_nanos(usd, "usd")
     bound = known if known is not None else rates.charge_nanos(call.usage) if rates is not None else 0
     speakers = () if frame is None or frame.is_inherited else frame.budgets
     accounts = tuple(b.account for b in speakers)
-    plan = _enforce.Plan(
+    plan = Plan(
         frame,
         state,
         state.ledger if frame is None or frame.ledger is None else frame.ledger,
@@ -52,13 +53,11 @@ def record(
         accounts,
         Need(fixed_usd_nanos=bound, fixed_tokens=call.usage.total_tokens, tokens_per_token=0),
         rates,
-        estimated_input=input_tokens,
         owner=None,
         forced=accounts,
-        known_usd_nanos=known,
     )
     before = [b.debt_usd for b in speakers]
-    _enforce.reserve(call, plan)
+    plan.reserve(call)
     call.outcome = "completed"
     signals.post_call.send(provider, call=call)
     in_debt = [b for b, debt in zip(speakers, before, strict=True) if b.debt_usd > debt]

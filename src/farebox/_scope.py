@@ -9,195 +9,25 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
-import os
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextvars import ContextVar
-from decimal import Decimal
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxyType, TracebackType
-from typing import Any, Final, Generic, Never, ParamSpec, TypeVar, cast
+from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
 
-from farebox import _config, _threads, signals
-from farebox._budget import PATIENCE_SECONDS, Budget
-from farebox._call import EMPTY_TAGS, read_tags
-from farebox._money import UsdLike, to_usd
-from farebox.ledgers import NO_LIMIT, Account, Balance, Ledger
-from farebox.on_exceed import DecisionEvent, OnExceed
+from farebox import _config, _threads
+from farebox._budget import PATIENCE_SECONDS, Budget, InputBound, OnUnpriced
+from farebox._call import read_tags
+from farebox._frames import BudgetFrame, Frame
+from farebox._money import UsdLike
+from farebox._warn import warn
+from farebox.errors import NotInstrumentedWarning, ScopeEnded
+from farebox.on_exceed import OnExceed, Threshold
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_KEPT_DECISIONS: Final = 1_000
-
-_account_keys = itertools.count(1)
 _scope: ContextVar[Frame | None] = ContextVar("farebox_scope", default=None)
 _threads.carry_variable(_scope)
-
-#: Grows in a forked child, so that a frame knows that it was inherited.
-_generation = 0
-
-
-def _next_generation() -> None:
-    global _generation
-    _generation += 1
-
-
-os.register_at_fork(after_in_child=_next_generation)
-
-
-class Frame:
-    """One entry of a scope, with the numbers of the innermost budget around it.
-
-    Attributes:
-        parent: The frame around this one, or None.
-        tags: Labels of this frame and all around it, inner ones win.  Read-only.
-        path: Names of the budgets around, outermost first, joined by " > ".
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_outer_budgets",
-        "accounts",
-        "caps_output",
-        "generation",
-        "ledger",
-        "origin",
-        "parent",
-        "path",
-        "tags",
-    )
-
-    def __init__(self, origin: object, parent: Frame | None, tags: Mapping[str, str]) -> None:
-        self.origin = origin
-        self.parent = parent
-        if parent is None:
-            self.generation = _generation
-            self._outer_budgets: tuple[BudgetFrame, ...] = ()
-            #: The ledger keys of all budgets around, innermost first: the order in which they speak.
-            self.accounts: tuple[Account, ...] = ()
-            #: Where the accounts of this frame are kept; None while there are none.
-            self.ledger: Ledger | None = None
-            #: Whether a limit in usd or tokens is in force here, so that a call must have an output cap.
-            self.caps_output = False
-            self.path = ""
-            self.tags = tags
-        else:
-            self.generation = parent.generation
-            self._outer_budgets = parent.budgets
-            self.accounts, self.ledger, self.caps_output = parent.accounts, parent.ledger, parent.caps_output
-            self.path = parent.path
-            self.tags = MappingProxyType({**parent.tags, **tags}) if tags else parent.tags
-
-    def __repr__(self) -> str:
-        if not self.budgets:
-            return f"<frame {dict(self.tags)}>"
-        return f"<frame {self.path!r} {dict(self.tags)} spent {self.spent_usd:f} USD, limit {self.limit_usd}>"
-
-    @property
-    def budgets(self) -> tuple[BudgetFrame, ...]:
-        """The budget frames in force here, innermost first."""
-        return self._outer_budgets
-
-    @property
-    def is_inherited(self) -> bool:
-        """Whether a forked child got this frame from its parent process, whose money it can't share."""
-        return self.generation != _generation
-
-    @property
-    def balance(self) -> Balance:
-        """All numbers of the innermost budget at one instant; zeros where there is none."""
-        signals.settle_late_calls()
-        if not self.budgets or self.ledger is None:
-            return Balance()
-        return self.ledger.balance(self.budgets[0].account)
-
-    @property
-    def spent_usd(self) -> Decimal:
-        return to_usd(self.balance.spent_usd_nanos)
-
-    @property
-    def reserved_usd(self) -> Decimal:
-        return to_usd(self.balance.reserved_usd_nanos)
-
-    @property
-    def remaining_usd(self) -> Decimal | None:
-        """What this budget could still hold, 0 or more; an outer one may have less.  None without a usd limit."""
-        limit = self.budgets[0].budget.limit_usd_nanos if self.budgets else NO_LIMIT
-        now = self.balance
-        return None if limit == NO_LIMIT else to_usd(max(0, limit - now.spent_usd_nanos - now.reserved_usd_nanos))
-
-    @property
-    def limit_usd(self) -> Decimal | None:
-        """The usd limit; None without one."""
-        limit = self.budgets[0].budget.limit_usd_nanos if self.budgets else NO_LIMIT
-        return None if limit == NO_LIMIT else to_usd(limit)
-
-    @property
-    def debt_usd(self) -> Decimal:
-        """By how much charges went past what was held for them."""
-        return to_usd(self.balance.debt_usd_nanos)
-
-    @property
-    def spent_tokens(self) -> int:
-        return self.balance.spent_tokens
-
-    @property
-    def reserved_tokens(self) -> int:
-        return self.balance.reserved_tokens
-
-    @property
-    def spent_calls(self) -> int:
-        return self.balance.spent_calls
-
-    @property
-    def reserved_calls(self) -> int:
-        return self.balance.reserved_calls
-
-    @property
-    def decisions(self) -> list[DecisionEvent]:
-        """What the innermost budget decided, oldest first; the newest thousand are kept."""
-        return list(self.budgets[0].noted) if self.budgets else []
-
-
-class BudgetFrame(Frame):
-    """One entry of a budget: its own full limit, held against every outer frame as well.
-
-    It goes on limiting what was started in it after it was left, and can be read for as long as it is kept.
-    """
-
-    __slots__ = ("account", "budget", "has_warned", "noted")
-
-    def __init__(self, origin: object, parent: Frame | None, budget: Budget) -> None:
-        super().__init__(origin, parent, EMPTY_TAGS)
-        if self.is_inherited:
-            # The budgets around belong to the parent process; one opened here is this process's own, and the outermost.
-            self.generation = _generation
-            self._outer_budgets, self.accounts, self.ledger, self.path, self.caps_output = (), (), None, "", False
-        self.budget = budget
-        self.has_warned = False
-        self.noted: deque[DecisionEvent] = deque(maxlen=_KEPT_DECISIONS)
-        self.account = budget.account(("frame", next(_account_keys)))
-        self.ledger = self.ledger or _config.state().scope_ledger
-        self.accounts = (self.account, *self.accounts)
-        has_limit = budget.limit_usd_nanos != NO_LIMIT or budget.limit_tokens != NO_LIMIT
-        self.caps_output = self.caps_output or (has_limit and budget.mode.stops)
-        self.path = f"{self.path} > {budget.name}" if self.path else budget.name
-
-    def __del__(self) -> None:
-        ledger = getattr(self, "ledger", None)
-        if ledger is not None and hasattr(self, "account"):
-            ledger.forget(self.account.key)
-
-    @property
-    def budgets(self) -> tuple[BudgetFrame, ...]:
-        # Not kept: a frame that referred to itself would wait for the garbage collector, and its account with it.
-        return (self, *self._outer_budgets)
-
-    def note(self, event: DecisionEvent) -> None:
-        """Keep a decision of this frame."""
-        self.noted.append(event)
-
 
 F = TypeVar("F", bound=Frame)
 
@@ -215,20 +45,25 @@ class Scope(Generic[F]):
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    ) -> bool | None:
         frame = _scope.get()
         while frame is not None and frame.origin is not self:
             frame = frame.parent
-        if frame is not None:
-            _scope.set(frame.parent)
+        if frame is None:
+            return None
+        _scope.set(frame.parent)
+        rest = self._end(frame, error)
+        if rest is not None and rest is not error:
+            raise rest
+        return error is not None and rest is None
 
     async def __aenter__(self) -> F:
         return self.__enter__()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, error, traceback)
+    ) -> bool | None:
+        return self.__exit__(kind, error, traceback)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Run each invocation of `function` in a frame of its own: plain, coroutine, generator and async generator alike."""
@@ -251,20 +86,25 @@ class Scope(Generic[F]):
             _scope.set(frame)
             try:
                 result = function(*args, **kwargs)
+            except BaseException as error:
+                return self._end_function(frame, error)
             finally:
                 _scope.set(outer)
             # What comes back may have yet to run: an `async def __call__`, or a coroutine behind a plain decorator.
             if isinstance(result, CoroutineType):
-                return _run_coroutine(frame, result)
+                return self._run_coroutine(frame, result)
             if isinstance(result, GeneratorType):
-                return _step_generator(frame, result)
-            return _step_async_generator(frame, result) if isinstance(result, AsyncGeneratorType) else result
+                return self._step_generator(frame, result)
+            if isinstance(result, AsyncGeneratorType):
+                return self._step_async_generator(frame, result)
+            self._end(frame)
+            return result
 
         return run
 
     def _coroutine(self, function: Callable[..., Any]) -> Callable[..., Any]:
         async def run(*args: Any, **kwargs: Any) -> Any:
-            return await _run_coroutine(self._frame(_scope.get()), function(*args, **kwargs))
+            return await self._run_coroutine(self._frame(_scope.get()), function(*args, **kwargs))
 
         return run
 
@@ -273,62 +113,90 @@ class Scope(Generic[F]):
 
     def _generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            return _step_generator(self._frame(_scope.get()), function(*args, **kwargs))
+            return self._step_generator(self._frame(_scope.get()), function(*args, **kwargs))
 
         return run
 
     def _async_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            return _step_async_generator(self._frame(_scope.get()), function(*args, **kwargs))
+            return self._step_async_generator(self._frame(_scope.get()), function(*args, **kwargs))
 
         return run
 
+    def _end(self, frame: Frame | None, error: BaseException | None = None) -> BaseException | None:
+        """Leave `frame`; returns what is left of `error` once the quiet end of this very frame is taken out of it."""
+        if frame is None or frame.origin is not self:
+            return error  # carried here: its own scope goes on, elsewhere
+        frame.is_left = True
+        if isinstance(error, BaseExceptionGroup):
+            return error.split(lambda one: isinstance(one, ScopeEnded) and one.frame is frame)[1]
+        return None if isinstance(error, ScopeEnded) and error.frame is frame else error
 
-async def _run_coroutine(frame: Frame | None, coroutine: Any) -> Any:
-    outer = _scope.get()
-    _scope.set(frame)
-    try:
-        return await coroutine
-    finally:
-        _scope.set(outer)
+    def _end_function(self, frame: Frame | None, error: BaseException) -> Any:
+        """What a function returns instead, where `error` is the quiet end of its frame; else raises what is left of it."""
+        rest = self._end(frame, error)
+        if rest is not None:
+            raise rest
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        return error.default  # type: ignore[attr-defined]
 
-
-def _step_generator(frame: Frame | None, generator: Any) -> Generator[Any, Any, Any]:
-    stepper = _Stepper(frame)
-    step, value = generator.send, None
-    while True:
+    async def _run_coroutine(self, frame: Frame | None, coroutine: Any) -> Any:
+        outer = _scope.get()
+        _scope.set(frame)
         try:
-            with stepper:
-                item = step(value)
-        except StopIteration as stop:
-            return stop.value
-        try:
-            step, value = generator.send, (yield item)
-        except GeneratorExit:
-            with stepper:
-                generator.close()
-            raise
+            result = await coroutine
         except BaseException as error:
-            step, value = generator.throw, error
+            return self._end_function(frame, error)
+        finally:
+            _scope.set(outer)
+        self._end(frame)
+        return result
 
+    def _step_generator(self, frame: Frame | None, generator: Any) -> Generator[Any, Any, Any]:
+        stepper = _Stepper(frame)
+        step, value = generator.send, None
+        while True:
+            try:
+                with stepper:
+                    item = step(value)
+            except StopIteration as stop:
+                self._end(frame)
+                return stop.value
+            except BaseException as error:
+                return self._end_function(frame, error)
+            try:
+                step, value = generator.send, (yield item)
+            except GeneratorExit:
+                with stepper:
+                    generator.close()
+                self._end(frame)
+                raise
+            except BaseException as error:
+                step, value = generator.throw, error
 
-async def _step_async_generator(frame: Frame | None, generator: Any) -> AsyncGenerator[Any, Any]:
-    stepper = _Stepper(frame)
-    step, value = generator.asend, None
-    while True:
-        try:
-            with stepper:
-                item = await step(value)
-        except StopAsyncIteration:
-            return
-        try:
-            step, value = generator.asend, (yield item)
-        except GeneratorExit:
-            with stepper:
-                await generator.aclose()
-            raise
-        except BaseException as error:
-            step, value = generator.athrow, error
+    async def _step_async_generator(self, frame: Frame | None, generator: Any) -> AsyncGenerator[Any, Any]:
+        stepper = _Stepper(frame)
+        step, value = generator.asend, None
+        while True:
+            try:
+                with stepper:
+                    item = await step(value)
+            except StopAsyncIteration:
+                self._end(frame)
+                return
+            except BaseException as error:
+                self._end_function(frame, error)
+                return
+            try:
+                step, value = generator.asend, (yield item)
+            except GeneratorExit:
+                with stepper:
+                    await generator.aclose()
+                self._end(frame)
+                raise
+            except BaseException as error:
+                step, value = generator.athrow, error
 
 
 class _Stepper:
@@ -363,11 +231,20 @@ class budget(Scope[BudgetFrame]):  # noqa: N801, used as a verb, like contextlib
         usd: USD, 0 or more; a float is read as what it prints.
         tokens: All input, cached too, and all output, reasoning too.
         calls: Calls, not attempts.
-        on_exceed: What happens when a call does not fit: `"block"`, `"warn"`, a mode, or a callable.
+        on_exceed: What happens when a call does not fit: `"block"`, `"downgrade"`, `"clamp"`, `"wait"`, `"truncate"`,
+            `"break"`, `"raise"`, `"warn"`, a mode object, or a callable.
         patience: Seconds to wait for calls in flight to settle when that would make room; 0 refuses at once.
+        output_cap: At most so many output tokens per choice, whatever a call declares.
+        input_bound: `"estimate"` of the input tokens, or `"bytes"`: the proven bound, and what has none is refused.
+        on_unpriced: What to do with a model without a price under a usd limit: `"refuse"`, `"warn"`, or `"dearest"`, which
+            prices it as the dearest model known.
+        at: Rungs below the limit, lowest first: `{0.8: notify, 0.9: "downgrade"}`.  Once spent reaches that share, a
+            callable is called with the `Threshold`, and a mode speaks from then on.
+        mode_options: Of the mode: `downgrade={...}` or `[...]`, `timeout=` seconds of `"wait"`, `default=` of `"truncate"`.
 
     Raises:
-        ValueError: a limit that is negative, NaN, infinite or missing, an unknown mode or option.
+        ValueError: a limit that is negative, NaN, infinite or missing, an unknown mode or option, a mode that can do nothing
+            about these limits, a rung outside 0 to 1 or out of order, a downgrade that goes up in price or in a circle.
         TypeError: a word of the wrong type.
     """
 
@@ -380,17 +257,45 @@ class budget(Scope[BudgetFrame]):  # noqa: N801, used as a verb, like contextlib
         calls: int | None = None,
         on_exceed: OnExceed = "block",
         patience: float = PATIENCE_SECONDS,
-        **unknown: Never,
+        output_cap: int | None = None,
+        input_bound: InputBound = "estimate",
+        on_unpriced: OnUnpriced = "refuse",
+        at: Mapping[float, OnExceed | Callable[[Threshold], object]] | None = None,
+        **mode_options: Any,
     ) -> None:
         self._budget = Budget.of(
-            name, usd=usd, tokens=tokens, calls=calls, on_exceed=on_exceed, patience=patience, unknown=unknown
+            name,
+            usd=usd,
+            tokens=tokens,
+            calls=calls,
+            on_exceed=on_exceed,
+            patience=patience,
+            output_cap=output_cap,
+            input_bound=input_bound,
+            on_unpriced=on_unpriced,
+            at=at,
+            mode_options=mode_options,
         )
+        for mode in (self._budget.mode, *(rung.mode for rung in self._budget.rungs)):
+            if mode is not None:
+                mode.check(_config.state().card)
 
     def _frame(self, parent: Frame | None) -> BudgetFrame:
+        if not _config.was_instrumented:
+            _warn_not_instrumented(self._budget.name)
         return BudgetFrame(self, parent, self._budget)
 
     def __repr__(self) -> str:
         return f"<budget {self._budget.name!r} on_exceed={self._budget.mode.name!r}>"
+
+
+def _warn_not_instrumented(name: str) -> None:
+    _config.was_instrumented = True  # once is enough
+    warn(
+        f"budget {name!r} was entered and no client is instrumented, so it sees no call; "
+        "write farebox.instrument() before it",
+        NotInstrumentedWarning,
+    )
 
 
 class track(Scope[Frame]):  # noqa: N801, used as a verb
@@ -421,6 +326,11 @@ def tag(**tags: object) -> None:
 
 #: The origin of frames that `tag` links.
 _tagged: Final = object()
+
+
+def detach() -> None:
+    """Leave all scopes for the rest of this context: for a long-lived worker that was started inside one."""
+    _scope.set(None)
 
 
 def current() -> Frame | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import sys
-import warnings
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any, Final
 
 import attrs
@@ -13,8 +12,17 @@ import attrs
 from farebox import signals
 from farebox._budget import in_unit, show
 from farebox._call import Call
-from farebox._scope import BudgetFrame, Frame
-from farebox.errors import BudgetExceeded, BudgetWarning, CutAnswerWarning, Unit, UnpricedModel, UnpricedWarning
+from farebox._frames import BudgetFrame, Frame
+from farebox._warn import warn_late
+from farebox.errors import (
+    BudgetExceeded,
+    BudgetWarning,
+    CutAnswerWarning,
+    UnboundedCall,
+    Unit,
+    UnpricedModel,
+    UnpricedWarning,
+)
 from farebox.ledgers import NO_LIMIT, Shortfall
 from farebox.on_exceed import DecisionEvent, Short
 
@@ -24,8 +32,8 @@ _MOST_UNPRICED_NAMES: Final = 1_024
 _warned_unpriced: set[tuple[str, str]] = set()
 
 
-def short_of(call: Call, speaker: BudgetFrame, short: Shortfall) -> Short:
-    """A shortfall as a mode is asked about it."""
+def short_of(call: Call, speaker: BudgetFrame, short: Shortfall, rung: float | None = None) -> Short:
+    """A shortfall as a mode is asked about it; at a rung, the numbers of a call that may fit."""
     unit = short.unit
     return Short(
         budget=speaker.budget.name,
@@ -36,20 +44,22 @@ def short_of(call: Call, speaker: BudgetFrame, short: Shortfall) -> Short:
         reserved=in_unit(unit, short.reserved),
         needed=in_unit(unit, short.needed),
         kind=short.kind,
+        rung=rung,
         call=call,
     )
 
 
-def publish_decision(call: Call, speaker: BudgetFrame, short: Shortfall, did: Any) -> None:
-    """Tell everybody what the mode of a short budget decided."""
+def publish_decision(speaker: BudgetFrame, short: Short, mode: str, did: Any) -> None:
+    """Tell everybody what a mode decided, once the call is as it will be sent."""
+    call = short.call
     call.decision = did
-    numbers = short_of(call, speaker, short)
     event = DecisionEvent(
         did=did,
-        mode=speaker.budget.mode.name,
+        mode=mode,
         call_id=call.call_id,
         model=call.model,
-        **{name: getattr(numbers, name) for name in _NUMBERS},
+        sent_cap=call.sent_cap,
+        **{name: getattr(short, name) for name in _NUMBERS},
     )
     _publish(speaker, event)
 
@@ -63,9 +73,9 @@ def publish_cut(call: Call, speaker: BudgetFrame, cap: int) -> None:
     _publish(speaker, _after_the_fact(call, speaker, "cut"))
     if not speaker.has_warned:
         speaker.has_warned = True
-        _warn_late(
-            f"an answer of {call.model} ended at {cap} output tokens, the cap that budget {speaker.budget.name!r} "
-            "could pay for; declare a cap yourself, or raise the limit",
+        warn_late(
+            f"an answer of {call.model} ended at {cap} output tokens, the cap that was sent for budget "
+            f"{speaker.budget.name!r}; declare a cap yourself, or raise the limit",
             CutAnswerWarning,
         )
 
@@ -82,10 +92,14 @@ def publish_debt(call: Call, speakers: Sequence[BudgetFrame]) -> None:
         _publish(speaker, _after_the_fact(call, speaker, "debt"))
 
 
-def exceeded(call: Call, speaker: BudgetFrame, short: Shortfall, path: str) -> BudgetExceeded:
+def exceeded(
+    call: Call, speaker: BudgetFrame, short: Shortfall, path: str, rung: float | None = None
+) -> BudgetExceeded:
     """The error of a refusal: who is short, what was needed, what there was, and what to do."""
     budget, unit = speaker.budget, short.unit
-    if short.kind == "oversized" and unit == "calls":
+    if rung is not None:
+        remedy = f"spent has reached the rung at {rung:.0%} of the limit, from where on calls are refused"
+    elif short.kind == "oversized" and unit == "calls":
         remedy = "the limit does not allow a single call: raise it"
     elif short.kind == "oversized" and call.declared_cap is not None:
         remedy = (
@@ -113,6 +127,52 @@ def exceeded(call: Call, speaker: BudgetFrame, short: Shortfall, path: str) -> B
         needed=in_unit(unit, short.needed),
         kind=short.kind,
     )
+
+
+def unbounded(call: Call, speaker: BudgetFrame, what: tuple[str, ...]) -> UnboundedCall:
+    """The error of a call with input that has no proven bound, under a budget that wants one."""
+    name = speaker.budget.name
+    return UnboundedCall(
+        f"a call to {call.model} holds {', '.join(what)}, whose input tokens nobody can bound, and budget {name!r} has "
+        'input_bound="bytes"; nothing was sent\n'
+        f'  send it in another form, or write budget({name!r}, input_bound="estimate")',
+        budget=name,
+        what=what,
+    )
+
+
+def crossed(call: Call, speaker: BudgetFrame) -> BudgetExceeded | None:
+    """The error of a call that was let cross a limit, once it is over; None where it did not pass it after all."""
+    event = _after_the_fact(call, speaker, "debt")
+    if event.spent <= event.limit:
+        return None
+    return _over(speaker, event, f"was passed by a call to {call.model}, as its mode allows once")
+
+
+def cut_short(call: Call, speaker: BudgetFrame) -> BudgetExceeded:
+    """The error of a stream that was cut at what a budget had left."""
+    event = _after_the_fact(call, speaker, "cut")
+    return _over(speaker, event, f"cut a stream of {call.model} at the {call.sent_cap} output tokens it could pay for")
+
+
+def _over(speaker: BudgetFrame, event: DecisionEvent, what: str) -> BudgetExceeded:
+    unit, name = event.unit, speaker.budget.name
+    return BudgetExceeded(
+        f"budget {name!r} ({_shown(unit, event.limit)}) {what}\n"
+        f"  scope: {speaker.path}; spent {_shown(unit, event.spent)}, of it {_shown(unit, event.needed)} by this call",
+        budget=name,
+        scope=speaker.path,
+        unit=unit,
+        limit=event.limit,
+        spent=event.spent,
+        reserved=event.reserved,
+        needed=event.needed,
+        kind="exhausted",
+    )
+
+
+def _shown(unit: Unit, amount: Decimal | int) -> str:
+    return f"{amount:f} USD" if isinstance(amount, Decimal) else show(unit, amount)
 
 
 def forked(frame: Frame) -> BudgetExceeded:
@@ -144,7 +204,7 @@ def warn_unpriced(call: Call) -> None:
     key = (call.provider_name, call.response_model or call.model)
     if key not in _warned_unpriced and len(_warned_unpriced) < _MOST_UNPRICED_NAMES:
         _warned_unpriced.add(key)
-        _warn_late(
+        warn_late(
             f"model {key[1]!r} of {key[0]} has no price: its calls are counted but not priced; "
             f"write farebox.set_price({key[1]!r}, input_per_million=..., output_per_million=...)",
             UnpricedWarning,
@@ -156,7 +216,7 @@ def warn_passed(call: Call, speaker: BudgetFrame, short: Shortfall) -> None:
     if not speaker.has_warned:
         speaker.has_warned = True
         unit = short.unit
-        _warn_late(
+        warn_late(
             f"budget {speaker.budget.name!r} ({show(unit, short.limit)}) may be passed by {call.model}: spent "
             f"{show(unit, short.spent)}, reserved {show(unit, short.reserved)}, needs up to {show(unit, short.needed)}",
             BudgetWarning,
@@ -198,28 +258,10 @@ def _after_the_fact(call: Call, speaker: BudgetFrame, did: Any) -> DecisionEvent
         kind=None,
         call_id=call.call_id,
         model=call.model,
+        sent_cap=call.sent_cap,
     )
 
 
 def _publish(speaker: BudgetFrame, event: DecisionEvent) -> None:
     speaker.note(event)
     signals.decision.send(event.budget, decision=event)
-
-
-def _warn(message: str, category: type[Warning]) -> None:
-    """Warn at the line of the program that made the call, not at one of ours or of an SDK."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _NOT_THE_PROGRAM:
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level)
-
-
-_NOT_THE_PROGRAM: Final = ("farebox", "openai", "anthropic", "google", "asyncio")
-
-
-def _warn_late(message: str, category: type[Warning]) -> None:
-    """Warn; where warnings are errors log it, for neither a paid answer nor a budget that only warns may raise."""
-    try:
-        _warn(message, category)
-    except Warning:
-        _logger.warning("%s", message)

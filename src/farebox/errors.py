@@ -3,12 +3,16 @@
 FareboxError
 ├── BudgetExceeded        a budget is short; the call was not sent
 ├── UnpricedModel         a model without a price, under a usd limit
+├── UnboundedCall         a call whose use nobody can bound, under a limit that must bound it
 └── IncompatibleSDK       an SDK whose seams are not where they were; raised by instrument()
+
+ScopeEnded                a budget in mode "truncate" leaves its scope; caught there, and by no `except Exception`
 
 FareboxWarning
 ├── BudgetWarning         a budget in mode "warn" was passed
 ├── UnpricedWarning       a call was recorded without a price
-└── CutAnswerWarning      an answer ended at the output cap that farebox sent
+├── CutAnswerWarning      an answer ended at the output cap that farebox sent
+└── NotInstrumentedWarning  a budget was entered, and no client is instrumented
 
 None of them derives from an SDK's error, so no retry loop for provider errors catches a budget's stop.  All take their
 message first and every field as a keyword with a default, because others do not survive pickling.
@@ -79,6 +83,34 @@ class UnpricedModel(FareboxError):
         self.model = model
 
 
+class UnboundedCall(FareboxError):
+    """A limit must bound what nobody can: a part of the input under `input_bound="bytes"`; nothing was sent.
+
+    Attributes:
+        what: The names of those parts, such as `("image_url",)`.
+    """
+
+    def __init__(
+        self, message: str = "a call cannot be bounded", *, budget: str = "", what: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.budget = budget
+        self.what = what
+
+
+class ScopeEnded(BaseException):
+    """Takes the program out of the scope of a budget in mode `"truncate"`.
+
+    Seen by nobody but in a thread or task that outlives what it was started in.  It derives from BaseException, as
+    `asyncio.CancelledError` does, so that no handler of errors on the way keeps the program inside.
+    """
+
+    def __init__(self, message: str = "a scope has ended", *, frame: Any = None, default: Any = None) -> None:
+        super().__init__(message)
+        self.frame = frame
+        self.default = default
+
+
 class IncompatibleSDK(FareboxError):
     """An SDK lacks a seam that `instrument()` needs; nothing was instrumented."""
 
@@ -97,3 +129,7 @@ class UnpricedWarning(FareboxWarning):
 
 class CutAnswerWarning(FareboxWarning):
     """An answer ended at the output cap that farebox sent; warned once per budget."""
+
+
+class NotInstrumentedWarning(FareboxWarning):
+    """A budget was entered while no client is instrumented, so it sees no call; warned once."""

@@ -4,6 +4,7 @@
     pre_retry   before a failed attempt's retry  f(provider_name, call)   raising stops the retry
     post_call   after a call has ended          f(provider_name, call)   raising is logged, never reaches the program
     decision    a call was refused, capped, cut, waited or let go past a limit   f(budget_name, decision)
+    threshold   spent has reached a rung of `at=`, once per window   f(budget_name, threshold)
 
     >>> from farebox import signals
     >>> @signals.post_call.connect
@@ -135,6 +136,7 @@ pre_retry: Final = Channel("Before an attempt that failed is tried again.", fenc
 post_call: Final = Channel("After a call has ended and was paid.", fenced=True)
 instrumented: Final = Channel("Calls of a provider are about to be metered.", fenced=False)
 decision: Final = Channel("A budget has spoken.", fenced=True)
+threshold: Final = Channel("Spent has reached a rung of a budget.", fenced=True)
 
 
 # Calls that ended in a finalizer: it may run in the middle of anything, so it only appends, and whoever is next to use the

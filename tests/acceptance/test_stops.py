@@ -260,7 +260,7 @@ ANSWERS: list[tuple[Any, Any, int]] = [
     (lambda _: Wait(0),                 BudgetExceeded,          0),
     (lambda _: Wait(-1),                BudgetExceeded,          0),
     (lambda _: Rewrite(),               BudgetExceeded,          0),
-    (lambda _: Rewrite(max_output_tokens=5),    None,            1),
+    (lambda _: Rewrite(max_output_tokens=16),   None,            1),
     (lambda _: Rewrite(max_output_tokens=10**6), BudgetExceeded, 0),
     (lambda _: True,                    TypeError,               0),
     (lambda _: "block",                 TypeError,               0),
@@ -335,9 +335,9 @@ def test_a_rewrite_to_a_model_without_a_price_is_refused_once(ride: Ride, provid
 
 def test_a_rewritten_stream_and_an_extra_body_are_capped(ride: Ride, provider: Any, client: Any) -> None:
     limit = bound_of(ride).usd(1)
-    with stormproof(provider, limit), budget(usd=limit, on_exceed=lambda _: Rewrite(max_output_tokens=7)):
+    with stormproof(provider, limit), budget(usd=limit, on_exceed=lambda _: Rewrite(max_output_tokens=17)):
         list(ride.stream(client, max_tokens=200, extra_body={"max_tokens": 5_000}))
-    assert provider.bill.lines[0].output_tokens == 7
+    assert provider.bill.lines[0].output_tokens == 17
 
 
 def test_an_inner_proceed_never_masks_an_outer_limit(ride: Ride, provider: Any, client: Any) -> None:

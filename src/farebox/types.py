@@ -1,0 +1,10 @@
+"""What the public functions hand out, by name: for annotations, and for who writes a provider."""
+
+from farebox._call import Call, CallRecord, Usage
+from farebox._estimate import Estimate
+from farebox._frames import Frame
+from farebox._instrument import Instrumentation
+from farebox._report import Report
+from farebox._reserve import Hold
+
+__all__ = ["Call", "CallRecord", "Estimate", "Frame", "Hold", "Instrumentation", "Report", "Usage"]
