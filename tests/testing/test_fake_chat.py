@@ -187,8 +187,8 @@ def test_what_the_real_api_refuses_is_refused_and_free(
 
 
 def test_unknown_paths_are_refused_in_the_format_of_openai(provider: FakeProvider, openai_client: OpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match=r"Invalid URL \(POST /v1/embeddings\)"):
-        openai_client.embeddings.create(model="x", input="y")
+    with pytest.raises(openai.NotFoundError, match=r"Invalid URL \(POST /v1/moderations\)"):
+        openai_client.moderations.create(input="y")
     with pytest.raises(openai.NotFoundError, match="GET /v1/models"):
         openai_client.models.list()
     assert provider.bill.calls == 0

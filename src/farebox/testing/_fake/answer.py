@@ -11,6 +11,7 @@ from farebox.testing._fake.dialect import Ask, Piece, Reply
 
 DEFAULT_OUTPUT_TOKENS = 300
 TOKENS_PER_CHUNK = 8
+SEARCH_TOKENS = 1_000  # what a web search puts in front of the model, which then reads everything once more
 WORD = "abc "  # one token of generated text: four bytes, as `count_tokens` counts
 
 Tokenizer = Callable[[str], int]
@@ -31,6 +32,8 @@ class Answer:
     `input_tokens` makes the prompt count as that many tokens, whatever it is.
     `overrun_tokens` is how far the answer may pass the cap: real ones do by one or two, some servers ignore it.
     `served_model` answers, and is charged, in place of the model asked for.
+    `function` is called by the model, with `text` as the JSON of its arguments.
+    `web_searches` are made and charged, as far as the request allows them; after each the whole prompt is read again.
     """
 
     output_tokens: int | None = attrs.field(default=None, validator=optional(ge(0)))
@@ -42,6 +45,8 @@ class Answer:
     input_tokens: int | None = attrs.field(default=None, validator=optional(ge(0)))
     overrun_tokens: int = attrs.field(default=0, validator=ge(0))
     served_model: str | None = None
+    function: str = ""
+    web_searches: int = attrs.field(default=0, validator=ge(0))
 
     def __attrs_post_init__(self) -> None:
         if self.output_tokens is not None and self.reasoning_tokens > self.output_tokens:
@@ -64,7 +69,9 @@ def compose(answer: Answer, ask: Ask, count: Tokenizer, *, response_id: str, cre
     else:
         text = _prefix(answer.text, visible, count) if cut else answer.text
 
+    searches = min(answer.web_searches, ask.most_searches)
     left = ask.input_tokens if answer.input_tokens is None else answer.input_tokens
+    left += searches * left + SEARCH_TOKENS * searches * (searches + 1) // 2
     input_tokens = left
     left -= (cached := min(answer.cached_tokens, left))
     left -= (write := min(answer.cache_write_tokens, left))
@@ -83,6 +90,9 @@ def compose(answer: Answer, ask: Ask, count: Tokenizer, *, response_id: str, cre
         output_tokens=output * ask.choices,
         reasoning_tokens=reasoning * ask.choices,
         cut=cut,
+        shown=ask.choices if ask.shown is None else ask.shown,
+        function=answer.function,
+        searches=searches,
     )
 
 

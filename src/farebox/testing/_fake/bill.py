@@ -29,6 +29,7 @@ class BillLine:
     request_id: str  # the header `x-request-id` or `request-id`
     response_id: str  # the `id` in the body
     at: float  # epoch seconds
+    web_searches: int = 0
 
     @property
     def usd(self) -> Decimal:
@@ -150,4 +151,5 @@ def _nanos(price: Price, line: BillLine) -> int:
         cached_tokens=line.cached_tokens,
         cache_write_tokens=line.cache_write_tokens,
         cache_write_1h_tokens=line.cache_write_1h_tokens,
+        web_searches=line.web_searches,
     )

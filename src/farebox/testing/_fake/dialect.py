@@ -1,4 +1,4 @@
-"""The contract of a format: chat completions and messages each read a request, answer it, and stream it."""
+"""The contract of a format: each reads a request, answers it, and streams it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ IMAGE_TOKENS = 765  # any image, sound or file counts as one 1024 x 1024 image o
 MESSAGE_TOKENS = 3  # what a chat template adds to every message, and once more before the answer
 
 Count = Callable[[str], int]
+
+_MEDIA = frozenset("image image_url input_audio file document input_image input_file computer_screenshot".split())
 
 
 class Fault(Exception):
@@ -38,14 +40,24 @@ class Fault(Exception):
 
 @attrs.frozen(kw_only=True)
 class Ask:
-    """What a request asks for, in either format."""
+    """What a request asks for, in any format."""
 
     model: str
     stream: bool
     cap: int | None  # output tokens per choice
-    choices: int
+    choices: int  # that are generated and charged; 0: no text comes out
     wants_usage: bool  # a stream whose usage is to be told
     input_tokens: int
+    shown: int | None = None  # choices that are answered; None: all
+    most_searches: int = 0  # on the web
+    base64: bool = False  # embeddings as bytes
+    inputs: int = 1  # texts to embed
+    is_stored: bool = False  # the answer is kept and can be asked after, or gone on from
+    background: bool = False
+    previous_id: str = ""  # the answer it goes on from
+    conversation_id: str = ""
+    looks_at: str = ""  # the answer it asks after; nothing is generated or charged
+    cancels: bool = False  # and has stopped
 
 
 @attrs.frozen
@@ -73,6 +85,9 @@ class Reply:
     output_tokens: int
     reasoning_tokens: int
     cut: bool
+    shown: int
+    function: str  # the text are the arguments of a call of it; "": the text is text
+    searches: int
 
 
 @attrs.frozen
@@ -95,8 +110,9 @@ class Dialect(Protocol):
 
     vendor: Vendor
     request_id_header: str
-    paths: tuple[str, ...]
-    free_paths: tuple[str, ...]  # those of `paths` that are not charged and answer the number of input tokens
+    free_paths: tuple[str, ...]  # not charged; they answer the number of input tokens
+
+    def serves(self, method: str, path: str) -> bool: ...
 
     def response_id(self, number: int) -> str: ...
 
@@ -109,7 +125,10 @@ class Dialect(Protocol):
     def read(self, path: str, body: dict[str, Any], count: Count) -> Ask:
         """What the request asks for. Raises Fault for what the real API refuses."""
 
-    def answer(self, reply: Reply) -> dict[str, Any]: ...
+    def counted(self, input_tokens: int) -> dict[str, Any]:
+        """The answer of a free path."""
+
+    def answer(self, ask: Ask, reply: Reply) -> dict[str, Any]: ...
 
     def events(self, ask: Ask, reply: Reply) -> Iterator[Event]: ...
 
@@ -138,7 +157,7 @@ def _count_part(part: Any, count: Count) -> int:
         return count(part["text"])
     if part.get("type") == "tool_result":
         return count_content(part.get("content"), count)
-    if part.get("type") in ("image", "image_url", "input_audio", "file", "document"):
+    if part.get("type") in _MEDIA:
         return IMAGE_TOKENS
     return count_json(part, count)
 

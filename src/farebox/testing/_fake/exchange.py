@@ -13,16 +13,21 @@ import attrs
 from farebox.testing._fake.answer import Answer, Tokenizer, compose
 from farebox.testing._fake.bill import BillLine, Till
 from farebox.testing._fake.chat import Chat
+from farebox.testing._fake.completions import Completions
 from farebox.testing._fake.dialect import Ask, Dialect, Event, Fault, Reply
+from farebox.testing._fake.embeddings import Embeddings
 from farebox.testing._fake.gate import Gate, Ticket
 from farebox.testing._fake.messages import Messages
 from farebox.testing._fake.odd import Odd
 from farebox.testing._fake.prices import Price, price_of
 from farebox.testing._fake.request import Request, RequestLog
+from farebox.testing._fake.responses import Responses
 from farebox.testing._fake.script import Plan, Script
 from farebox.testing._fake.server import ClientGone, Connection, Incoming, Stopped, chunk, stream_head
+from farebox.testing._fake.stored import Shelf
 
-DIALECTS: tuple[Dialect, ...] = (Chat(), Messages())
+RESPONSES = Responses()
+DIALECTS: tuple[Dialect, ...] = (Chat(), Messages(), RESPONSES, Completions(), Embeddings())
 LOOK_SECONDS = 0.02  # how often a hanging answer looks whether its client is still there
 
 StreamBilling = Literal["whole", "generated"]
@@ -35,6 +40,7 @@ class _Call:
     connection: Connection
     dialect: Dialect
     request: Request
+    query: str
     ask: Ask | None
     fault: Fault | None
     plan: Plan
@@ -58,6 +64,7 @@ class Exchange:
     clock: Callable[[], float]
     stream_billing: StreamBilling
     stopping: threading.Event
+    shelf: Shelf = attrs.field(factory=Shelf)
     _arrivals: threading.Lock = attrs.field(factory=threading.Lock)
 
     def serve(self, incoming: Incoming, connection: Connection) -> None:
@@ -73,25 +80,25 @@ class Exchange:
         body, ask, fault = self._read(incoming, dialect)
         with self._arrivals:
             request = self.log.add(incoming.method, incoming.path, incoming.headers, body, self.clock())
-            plan = Plan() if ask is None else self.script.draw(ask.model, free=incoming.path in dialect.free_paths)
-            return _Call(connection, dialect, request, ask, fault, plan, self.gate.arrive())
+            plan = Plan() if ask is None else self.script.draw(ask.model, free=_is_free(dialect, request, ask))
+            return _Call(connection, dialect, request, incoming.query, ask, fault, plan, self.gate.arrive())
 
     def _read(self, incoming: Incoming, dialect: Dialect) -> tuple[dict[str, Any] | None, Ask | None, Fault | None]:
         """The body, what it asks for, and why it is refused."""
         body: Any = None
         try:
-            body = json.loads(incoming.body)
+            body = json.loads(incoming.body) if _has_body(incoming) else {}
         except ValueError as error:
             malformed = dialect.malformed(str(error))
         else:
             malformed = dialect.malformed("expected an object")
         body = body if isinstance(body, dict) else None
         try:
-            if incoming.method != "POST" or incoming.path not in dialect.paths:
+            if not dialect.serves(incoming.method, incoming.path):
                 raise dialect.unknown_path(incoming.method, incoming.path)
             if body is None:
                 raise malformed
-            ask = dialect.read(incoming.path, body, self.tokenizer)
+            ask = self.shelf.with_context(dialect.read(incoming.path, body, self.tokenizer))
             self._price(dialect, ask.model)
         except Fault as fault:
             return body, None, fault
@@ -118,9 +125,11 @@ class Exchange:
             self.log.answered(call.request.number, fault.status)
             payload = call.dialect.error(fault, call.request.request_id)
             call.connection.answer_json(fault.status, headers, payload)
-        elif call.request.path in call.dialect.free_paths:
+        elif call.ask.looks_at:
+            self._look(call, call.ask)
+        elif _is_free(call.dialect, call.request, call.ask):
             self.log.answered(call.request.number, 200)
-            call.connection.answer_json(200, headers, {"input_tokens": call.ask.input_tokens})
+            call.connection.answer_json(200, headers, call.dialect.counted(call.ask.input_tokens))
         elif plan.drop is not None and plan.drop.after == "arrival":
             call.connection.keep = False
         else:
@@ -145,8 +154,9 @@ class Exchange:
             created=int(self.clock()),
             chunks=plan.chunks,
         )
-        grows = ask.stream and self._grows(plan)
+        grows = ask.stream and not ask.background and self._grows(plan)
         line = self._charge(call, ask, reply, grows)
+        self.shelf.keep(ask, reply)
         if plan.hang is not None:
             self._hang(call, plan.hang.seconds)
         if plan.drop is not None and plan.drop.after == "billing":
@@ -182,8 +192,22 @@ class Exchange:
                 request_id=call.request.request_id,
                 response_id=reply.response_id,
                 at=self.clock(),
+                web_searches=reply.searches,
             ),
         )
+
+    def _look(self, call: _Call, ask: Ask) -> None:
+        """Answer what became of an earlier answer, whole or as a stream.  Nothing is charged."""
+        stored = self.shelf.look(ask)
+        self.log.answered(call.request.number, 200)
+        if "stream=true" in call.query.lower():
+            body = b"".join(event.encode() for event in RESPONSES.events(stored.ask, stored.reply))
+            call.connection.answer(200, {"content-type": "text/event-stream; charset=utf-8", **call.headers}, body)
+        elif stored.status is None:
+            call.connection.answer_json(200, call.headers, RESPONSES.answer(stored.ask, stored.reply))
+        else:
+            payload = RESPONSES.unfinished(stored.ask, stored.reply, stored.status)
+            call.connection.answer_json(200, call.headers, payload)
 
     def _hang(self, call: _Call, seconds: float | None) -> None:
         until = None if seconds is None else time.monotonic() + seconds
@@ -200,7 +224,8 @@ class Exchange:
             body = b"".join(event.encode() for event in self._events(call, ask, reply))
         else:
             content_type = "application/json"
-            body = json.dumps(odd.payload(call.dialect.answer(reply)), separators=(",", ":")).encode()
+            payload = RESPONSES.unfinished(ask, reply, "queued") if ask.background else call.dialect.answer(ask, reply)
+            body = json.dumps(odd.payload(payload), separators=(",", ":")).encode()
         headers = {"content-type": odd.content_type or content_type, **call.headers}
         body = odd.raw(body)
         self.log.answered(call.request.number, 200)
@@ -269,6 +294,15 @@ class Exchange:
 def _dialect(incoming: Incoming) -> Dialect:
     """By the path; an unknown path is refused in the format of the client's headers."""
     for dialect in DIALECTS:
-        if incoming.path in dialect.paths:
+        if dialect.serves(incoming.method, incoming.path):
             return dialect
     return DIALECTS["anthropic-version" in incoming.headers or "x-api-key" in incoming.headers]
+
+
+def _has_body(incoming: Incoming) -> bool:
+    """Whether the request should have one: not one that asks after an answer, or stops it."""
+    return incoming.method != "GET" and not (incoming.path.endswith("/cancel") and not incoming.body)
+
+
+def _is_free(dialect: Dialect, request: Request, ask: Ask) -> bool:
+    return request.path in dialect.free_paths or bool(ask.looks_at)

@@ -7,6 +7,7 @@ from use, and a wording close to its own. Of the tool prompt: the vendor's tool-
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,7 @@ from farebox.testing._fake.prices import Vendor
 
 TOOL_PROMPT_TOKENS = 496  # the hidden system prompt that any tool brings along
 TOOL_PROMPT_FORCED_TOKENS = 588  # with tool_choice "any" or "tool"
+MOST_SEARCHES = 10  # where the request does not say
 
 _REFUSED = "invalid_request_error"
 _TYPES = {
@@ -42,8 +44,10 @@ _TYPES = {
 class Messages:
     vendor: Vendor = "anthropic"
     request_id_header = "request-id"
-    paths: tuple[str, ...] = ("/v1/messages", "/v1/messages/count_tokens")
     free_paths: tuple[str, ...] = ("/v1/messages/count_tokens",)
+
+    def serves(self, method: str, path: str) -> bool:
+        return method == "POST" and path in ("/v1/messages", *self.free_paths)
 
     def response_id(self, number: int) -> str:
         return f"msg_fake_{number:06d}"
@@ -89,7 +93,15 @@ class Messages:
             forced = isinstance(choice, dict) and choice.get("type") in ("any", "tool")
             tokens += TOOL_PROMPT_FORCED_TOKENS if forced else TOOL_PROMPT_TOKENS
             tokens += sum(count_json(tool, count) for tool in tools)
-        return Ask(model=model, stream=False, cap=None, choices=1, wants_usage=False, input_tokens=tokens)
+        return Ask(
+            model=model,
+            stream=False,
+            cap=None,
+            choices=1,
+            wants_usage=False,
+            input_tokens=tokens,
+            most_searches=sum(map(_most_searches, tools or ())),
+        )
 
     def _required(self, body: dict[str, Any], name: str) -> Any:
         if body.get(name) is None:
@@ -109,14 +121,22 @@ class Messages:
             "output_tokens": output_tokens,
             "service_tier": "standard",
         }
+        if reply.searches:
+            usage["server_tool_use"] = {"web_search_requests": reply.searches, "web_fetch_requests": 0}
         if reply.reasoning_tokens:
             usage["output_tokens_details"] = {"thinking_tokens": min(reply.reasoning_tokens, output_tokens)}
         return usage
 
-    def answer(self, reply: Reply) -> dict[str, Any]:
+    def counted(self, input_tokens: int) -> dict[str, Any]:
+        return {"input_tokens": input_tokens}
+
+    def answer(self, ask: Ask, reply: Reply) -> dict[str, Any]:
+        content: dict[str, Any] = {"type": "text", "text": reply.text}
+        if reply.function:
+            content = {**_tool_use(reply), "input": _arguments(reply)}
         return {
             **self._message(reply),
-            "content": [{"type": "text", "text": reply.text}],
+            "content": [content],
             "stop_reason": self._stop_reason(reply),
             "usage": self.usage(reply, reply.output_tokens),
         }
@@ -133,22 +153,22 @@ class Messages:
         }
 
     def _stop_reason(self, reply: Reply) -> str:
-        return "max_tokens" if reply.cut else "end_turn"
+        return "max_tokens" if reply.cut else "tool_use" if reply.function else "end_turn"
 
     def events(self, ask: Ask, reply: Reply) -> Iterator[Event]:
         placeholder = self.usage(reply, min(1, reply.output_tokens))  # the real API says 1 or a few at the start
-        block = {"type": "text", "text": ""}
+        block = _tool_use(reply) if reply.function else {"type": "text", "text": ""}
         yield _event("message_start", message={**self._message(reply), "usage": placeholder})
         yield _event("content_block_start", index=0, content_block=block)
         yield _event("ping")
         for piece in reply.pieces:
-            delta = {"type": "text_delta", "text": piece.text}
+            said = {"type": "text_delta", "text": piece.text}
+            delta = {"type": "input_json_delta", "partial_json": piece.text} if reply.function else said
             payload = {"type": "content_block_delta", "index": 0, "delta": delta}
             yield Event(payload, "content_block_delta", tokens=piece.tokens, is_content=True)
         yield _event("content_block_stop", index=0)
-        told = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
         usage = self.usage(reply, reply.output_tokens)
-        cumulative = {name: value for name, value in usage.items() if name in (*told, "output_tokens_details")}
+        cumulative = {name: value for name, value in usage.items() if name not in ("cache_creation", "service_tier")}
         stop = {"stop_reason": self._stop_reason(reply), "stop_sequence": None}
         yield _event("message_delta", delta=stop, usage=cumulative)
         yield _event("message_stop")
@@ -159,6 +179,24 @@ class Messages:
 
     def error_event(self, fault: Fault, request_id: str) -> Event:
         return Event(self.error(fault, request_id), "error")
+
+
+def _most_searches(tool: Any) -> int:
+    if not isinstance(tool, dict) or not str(tool.get("type")).startswith("web_search"):
+        return 0
+    uses = tool.get("max_uses")
+    return uses if isinstance(uses, int) else MOST_SEARCHES
+
+
+def _tool_use(reply: Reply) -> dict[str, Any]:
+    return {"type": "tool_use", "id": f"toolu_{reply.response_id}", "name": reply.function, "input": {}}
+
+
+def _arguments(reply: Reply) -> Any:
+    try:
+        return json.loads(reply.text)
+    except ValueError:  # cut at the cap
+        return {}
 
 
 def _event(name: str, **fields: Any) -> Event:

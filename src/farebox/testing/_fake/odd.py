@@ -53,9 +53,10 @@ class Odd:
         return payload if self.edit is None else self.edit(payload)
 
     def _with_usage(self, payload: dict[str, Any]) -> dict[str, Any]:
-        message = payload.get("message")
-        if isinstance(message, dict) and "usage" in message:  # message_start
-            return {**payload, "message": self._with_usage(message)}
+        for name in ("message", "response"):  # of message_start, and of the last event of a response
+            inner = payload.get(name)
+            if isinstance(inner, dict) and "usage" in inner:
+                return {**payload, name: self._with_usage(inner)}
         if payload.get("usage") is None:  # the chunks before the last carry "usage": null
             return payload
         if self.usage is ABSENT:

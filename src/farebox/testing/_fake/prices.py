@@ -14,6 +14,7 @@ from typing import Literal
 import attrs
 
 PICOS_PER_NANO = 1_000
+SEARCH_PICOS = 10_000_000_000  # USD 10 per thousand web searches, at either vendor
 _PICOS_PER_TOKEN = 1_000_000  # one USD per million tokens is a million picodollars per token
 
 Rate = str | int | float | Decimal
@@ -57,6 +58,7 @@ class Price:
         cached_tokens: int = 0,
         cache_write_tokens: int = 0,
         cache_write_1h_tokens: int = 0,
+        web_searches: int = 0,
     ) -> int:
         """The charge in nanodollars, rounded up once.
 
@@ -75,6 +77,7 @@ class Price:
             + cache_write_tokens * write
             + cache_write_1h_tokens * write_1h
             + output_tokens * rates.output
+            + web_searches * SEARCH_PICOS
         )
         return -(-picos // PICOS_PER_NANO)
 
@@ -107,6 +110,12 @@ PRICES: dict[str, Price] = {
     "gpt-5-nano": _openai("0.05", "0.005", "0.40"),
     "o3": _openai("2.00", "0.50", "8.00"),
     "o4-mini": _openai("1.10", "0.275", "4.40"),
+    "gpt-3.5-turbo-instruct": _openai("1.50", "1.50", "2.00"),
+    "davinci-002": _openai("2.00", "2.00", "2.00"),
+    "babbage-002": _openai("0.40", "0.40", "0.40"),
+    "text-embedding-3-small": _openai("0.02", "0.02", "0"),
+    "text-embedding-3-large": _openai("0.13", "0.13", "0"),
+    "text-embedding-ada-002": _openai("0.10", "0.10", "0"),
     #                            input   cached  output   write   write 1 h
     "claude-opus-4-5": _claude("5.00", "0.50", "25.00", "6.25", "10.00"),
     "claude-sonnet-4-5": _claude(

@@ -22,6 +22,9 @@ from farebox.testing._fake.server import Server
 class FakeProvider:
     """A local server that speaks the OpenAI and the Anthropic format and keeps its own bill.
 
+    OpenAI's chat completions, responses (also in the background, and asked after later), old completions and embeddings;
+    Anthropic's messages. Both count tokens for free.
+
     >>> with FakeProvider() as provider:
     ...     provider.answer(output_tokens=20)
     ...     # OpenAI(base_url=provider.openai_base_url, api_key="fake").chat.completions.create(...)
@@ -67,6 +70,7 @@ class FakeProvider:
             stream_billing=stream_billing,
             stopping=self._stopping,
         )
+        self._shelf = exchange.shelf
         self._server = Server(exchange.serve, self._stopping)
 
     # --- running ---------------------------------------------------------------------------------------------------
@@ -142,6 +146,8 @@ class FakeProvider:
         input_tokens: int | None = None,
         overrun_tokens: int = 0,
         served_model: str | None = None,
+        function: str = "",
+        web_searches: int = 0,
     ) -> None:
         """What the model wants to say from now on, or to the next `times` requests; see `Answer` for the fields.
 
@@ -157,6 +163,8 @@ class FakeProvider:
             "input_tokens": input_tokens,
             "overrun_tokens": overrun_tokens,
             "served_model": served_model,
+            "function": function,
+            "web_searches": web_searches,
         }
         if answer is not None and any(fields.values()):
             raise ValueError("give an answer or its fields, not both")
@@ -167,6 +175,15 @@ class FakeProvider:
         if count < 1:
             raise ValueError(f"count={count}; a stream has 1 chunk or more")
         self._script.chunks.add(count, times, model)
+
+    def background(self, looks: int) -> None:
+        """Answers made in the background from now on are found unfinished by the first `looks` requests after them.
+
+        They are charged in full when they are asked for.
+        """
+        if looks < 0:
+            raise ValueError(f"looks={looks}; it is 0 or more")
+        self._shelf.looks = looks
 
     def fail(
         self,
@@ -244,8 +261,9 @@ class FakeProvider:
         self._script.odds.add(odd, times, model)
 
     def reset(self) -> None:
-        """Forget every behaviour and open the gate; the bill and the requests stay."""
+        """Forget every behaviour and open the gate; the bill, the requests and the answers kept stay."""
         self._script.clear()
+        self._shelf.looks = 0
         self._gate.release()
 
     # --- in flight -------------------------------------------------------------------------------------------------

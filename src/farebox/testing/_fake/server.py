@@ -36,6 +36,7 @@ class Incoming:
     path: str  # without the query
     headers: dict[str, str]
     body: bytes
+    query: str = ""
 
 
 class Connection:
@@ -116,7 +117,8 @@ def _read(stream: BinaryIO) -> Incoming | None:
         body = stream.read(length)
         if len(body) < length:
             return None
-    return Incoming(method, target.partition("?")[0], headers, body)
+    path, _mark, query = target.partition("?")
+    return Incoming(method, path, headers, body, query)
 
 
 class Server:
