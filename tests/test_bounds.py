@@ -215,6 +215,13 @@ def test_a_raised_estimate_comes_down_a_hundredth_at_a_time_where_it_is_too_high
     assert estimate.tokens(text_call()) == 1_000
 
 
+def test_answers_and_the_misses_among_them_are_counted() -> None:
+    estimate = InputEstimate()
+    for estimated, actual in ((1_000, 900), (1_000, 1_000), (1_000, 1_001), (2_000, 1_500), (0, 5), (10, 50)):
+        estimate.learn(text_call(), estimated, actual)
+    assert (estimate.answers, estimate.misses) == (6, 3)
+
+
 @given(st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 10**7)), max_size=20))
 def test_what_is_learnt_never_takes_an_estimate_out_of_its_bounds(answers: list[tuple[int, int]]) -> None:
     estimate = InputEstimate()

@@ -133,6 +133,8 @@ class _Progress:
     outcome: Outcome = "open"
     #: The answer says that it will be there later: nothing has ended yet.
     is_pending: bool = False
+    #: Chunks of a stream after which it is broken off.
+    most_chunks: int | None = None
     #: What to raise once it is over: a budget let it cross its limit, or cut it.
     raises: Exception | None = None
     #: Ended by a `close()`, which a finalizer may have called.
@@ -186,6 +188,8 @@ class _Said(_Progress):
     proven_input_tokens: int = 0
     #: Parts of the request whose input nobody can bound, by name, such as "image_url"; each counts with its own maximum.
     unbounded: tuple[str, ...] = ()
+    #: The pictures of the request, whose tokens depend on the model; None where there are none.
+    pictures: Any = None
     #: The answer that this request goes on from, whose tokens are input again.
     previous_response_id: str = ""
     #: Whether it goes on from what only the provider knows, and may fill all that the model can read.

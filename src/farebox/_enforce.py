@@ -154,9 +154,10 @@ def _charge(call: Call, plan: Plan) -> int | None:
         call.provider_name, call.model, call.response_model, call.started_at_seconds, call.served_tier or call.tier
     )
     if rates is None:
-        rates = plan.rates
-        if rates is None:
+        if plan.rates is None:
             return None
+        call.cost_source = "estimated"  # nobody knows its price: it is charged as the dearest model known
+        return plan.rates.charge_nanos(call.usage)
     call.cost_source = rates.source
     call.price_version = rates.version
     return rates.charge_nanos(call.usage)
@@ -174,8 +175,10 @@ def _presumed(call: Call, plan: Plan) -> tuple[int | None, int, int]:
     nanos, tokens_out = grant.usd_nanos, grant.tokens - need.fixed_tokens
     if call.outcome == "closed" and call.received_tokens and not plan.may_reason:
         output = with_slack(call.received_tokens + CLOSED_STREAM_MARGIN_TOKENS)
-        nanos = min(nanos, need.fixed_usd_nanos + need.usd_nanos_per_token * output)
-        tokens_out = min(tokens_out, need.tokens_per_token * output)
+        received_nanos = need.fixed_usd_nanos + need.usd_nanos_per_token * output
+        if call.is_cut:  # by us: the provider went past its cap, and past what is held
+            nanos, tokens_out = received_nanos, need.tokens_per_token * output
+        nanos, tokens_out = min(nanos, received_nanos), min(tokens_out, need.tokens_per_token * output)
     if plan.rates is not None:
         call.price_version = plan.rates.version
     elif call.fixed_usd_nanos is None:
@@ -194,13 +197,14 @@ def _learn(call: Call, plan: Plan) -> None:
         _speak.publish_debt(call, () if plan.frame is None else plan.frame.budgets)
     if usage is None:
         return
-    plan.state.input_estimate.learn(call, plan.need.fixed_tokens, usage.input_tokens)
+    if plan.frame is None or not plan.frame.proves_input:  # there it was no estimate
+        plan.state.input_estimate.learn(call, plan.need.fixed_tokens, usage.input_tokens)
     if call.is_continuable and call.response_id:
         plan.state.remember_answer(call.response_id, usage.input_tokens + usage.output_tokens)
     if site is not None:
         site.learn(-(-usage.output_tokens // call.choices), call.is_cut)
     if call.is_cut and call.sent_cap is not None and plan.frame is not None and plan.frame.budgets:
-        _speak.publish_cut(call, plan.frame.budgets[0], call.sent_cap)
+        _speak.publish_cut(call, plan.frame.budgets[0], call.sent_cap, warns=plan.cut_by is None)
 
 
 def _have_raised(call: Call, plan: Plan) -> None:

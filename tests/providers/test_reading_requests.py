@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionMessage
 
 from farebox._call import Call
+from farebox.prices.bounds import proven_tokens
+from farebox.prices.ladders import FEATURES
 from farebox.providers import Provider, find_provider, provider_names
 from farebox.providers._reading import fields, is_prose, listed, utf8_size, whole_number, without_iterators
+from tests.providers.test_pictures import png
 from tests.strategies import bound_tokens, json_values
 
 OPENAI = find_provider("openai")
@@ -433,6 +436,285 @@ def test_a_media_part_of_a_message_counts_its_maximum_wherever_it_is(kind: str, 
     assert call.has_images == (kind == "image")
 
 
+WAV = b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0" + (16_000).to_bytes(4, "little") + b"\0\0\0\0\x02\0\x10\0data"
+
+
+def chat_part(kind: str, **inner: Any) -> list[Any]:
+    return [{"role": "user", "content": [{"type": kind, kind: inner}]}]
+
+
+def sent(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def test_a_picture_in_a_request_counts_by_its_size_and_its_model() -> None:
+    url = "data:image/png;base64," + sent(png(1_024, 1_024))
+    chat = chat_part("image_url", url=url)
+    none = read(OPENAI, chat_part("image_url", url=url, detail="low"), model="gpt-4o")
+    for model, tokens in (("gpt-4o", 765), ("gpt-4o-mini", 25_501), ("gpt-6-sol", 1_229)):
+        call = read(OPENAI, chat, model=model)
+        assert call.extra_input_tokens - none.extra_input_tokens == tokens - 85
+        assert call.unbounded == ()
+        assert call.proven_input_tokens < 27_000
+    source = {"type": "base64", "media_type": "image/png", "data": sent(png(1_000, 1_000))}
+    call = read(
+        ANTHROPIC, [{"role": "user", "content": [{"type": "image", "source": source}]}], model="claude-opus-5-5"
+    )
+    assert 1_334 <= call.extra_input_tokens <= 1_334 + 100
+    assert call.unbounded == ()
+
+
+@pytest.mark.parametrize(("sent_model", "more"), [("gpt-4o-mini", 25_501 - 765), ("gpt-5", 630 - 765), ("gpt-4.1", 0)])
+def test_a_picture_counts_for_the_model_that_is_sent(sent_model: str, more: int) -> None:
+    call = read(OPENAI, chat_part("image_url", url="data:image/png;base64," + sent(png(1_024, 1_024))), model="gpt-4o")
+    before, proven = bound_tokens(call), proven_tokens(call)
+    call.sent_model = sent_model
+    assert bound_tokens(call) - before == proven_tokens(call) - proven == more
+
+
+@pytest.mark.parametrize(
+    ("provider", "part", "name"),
+    [
+        (OPENAI, {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}, "image_url"),
+        (OPENAI, {"type": "image_url", "image_url": "https://example.com/a.png"}, "image_url"),
+        (OPENAI, {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}}, "image (unreadable)"),
+        (OPENAI, {"type": "image_url", "image_url": {"url": "data:image/png,%89PNG"}}, "image (unreadable)"),
+        (OPENAI, {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}, "image (unreadable)"),
+        (OPENAI, {"type": "image_url", "image_url": {"url": 5}}, "image (unreadable)"),
+        (OPENAI, {"type": "image_url"}, "image (unreadable)"),
+        (OPENAI, {"type": "file", "file": {"file_id": "file-1"}}, "file"),
+        (OPENAI, {"type": "file", "file": {"file_data": PICTURE}}, "file"),
+        (OPENAI, {"type": "input_audio", "input_audio": {"data": PICTURE, "format": "wav"}}, "input_audio"),
+        (OPENAI, {"type": "input_audio", "input_audio": {"data": PICTURE, "format": "mp3"}}, "input_audio"),
+        (OPENAI, {"type": "input_audio", "input_audio": {"data": None, "format": "mp3"}}, "input_audio"),
+        (OPENAI, {"type": "video_url", "video_url": {"url": "https://example.com/a"}}, "a part of an unknown type"),
+        (ANTHROPIC, {"type": "image", "source": {"type": "url", "url": "https://example.com/a.png"}}, "image_url"),
+        (ANTHROPIC, {"type": "image", "source": {"type": "file", "file_id": "file_1"}}, "image_file"),
+        (ANTHROPIC, {"type": "image", "source": {"type": "base64", "data": PICTURE}}, "image (unreadable)"),
+        (ANTHROPIC, {"type": "image", "source": {"type": "base64", "data": 5}}, "image (unreadable)"),
+        (ANTHROPIC, {"type": "image"}, "image (unreadable)"),
+        (ANTHROPIC, {"type": "document", "source": {"type": "url", "url": "https://example.com/a"}}, "document_url"),
+        (ANTHROPIC, {"type": "document", "source": {"type": "file", "file_id": "file_1"}}, "document_file"),
+        (ANTHROPIC, {"type": "document", "source": {"type": "base64", "data": PICTURE}}, "document"),
+        (ANTHROPIC, {"type": "container_upload", "file_id": "file_1"}, "container_upload"),
+        (ANTHROPIC, {"type": "hologram", "source": {}}, "a part of an unknown type"),
+    ],
+    ids=repr,
+)
+def test_what_nobody_can_bound_is_named(provider: Provider, part: dict[str, Any], name: str) -> None:
+    model = "gpt-4o" if provider is OPENAI else "claude-opus-5-5"
+    assert read(provider, [{"role": "user", "content": [part, part]}], model=model).unbounded == (name,)
+
+
+def test_pictures_for_a_model_of_which_no_rule_is_known_are_named() -> None:
+    chat = chat_part("image_url", url="data:image/png;base64," + sent(png(300, 300)))
+    assert read(OPENAI, chat, model="my-deployment").unbounded == ("image for my-deployment",)
+
+
+def test_plain_requests_have_nothing_that_nobody_can_bound() -> None:
+    parts = [{"type": "text", "text": "hi"}]
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    assert read(OPENAI, [{"role": "user", "content": parts}], tools=[tool]).unbounded == ()
+    use = {"type": "tool_use", "id": "1", "name": "f", "input": {"type": "image"}}
+    thought = {"type": "thinking", "thinking": "hm", "signature": "c2ln"}
+    turns = [
+        {"role": "assistant", "content": [thought, use]},
+        {"role": "user", "content": [in_a_tool_result(parts[0])]},
+    ]
+    assert read(ANTHROPIC, turns, tools=[{"name": "f", "input_schema": {}}]).unbounded == ()
+
+
+def test_a_recording_counts_by_its_length() -> None:
+    second = sent(WAV + b"\0" * 32_000)  # 16,000 samples of 16 bits
+    short = read(OPENAI, chat_part("input_audio", data=second, format="wav"))
+    long = read(OPENAI, chat_part("input_audio", data=sent(WAV + b"\0" * 320_000), format="wav"))
+    assert long.extra_input_tokens - short.extra_input_tokens == 9 * 20
+    assert short.extra_input_tokens < 200
+    assert short.unbounded == long.unbounded == ()
+    assert short.has_audio
+    mp3 = read(OPENAI, chat_part("input_audio", data=sent(b"ID3" + b"\0" * 16_000), format="mp3"))
+    assert mp3.extra_input_tokens - short.extra_input_tokens == (17 - 2) * 20  # at 8 kbit a second
+    compressed = WAV.replace(b"fmt \x10\0\0\0\x01", b"fmt \x10\0\0\0\x55")
+    assert read(OPENAI, chat_part("input_audio", data=sent(compressed + b"\0" * 99), format="wav")).unbounded
+
+
+def test_a_pdf_is_estimated_by_its_pages_and_has_no_proven_bound() -> None:
+    pdf = b"%PDF-1.4\n" + b"<< /Type /Page /Parent 2 0 R >>\n" * 3 + b"<< /Type /Pages >>"
+    source = {"type": "base64", "media_type": "application/pdf", "data": sent(pdf)}
+    call = read(ANTHROPIC, [{"role": "user", "content": [{"type": "document", "source": source}]}])
+    assert 3 * 8_000 <= call.extra_input_tokens <= 3 * 8_000 + 200
+    assert call.proven_input_tokens >= 200_000
+    assert call.unbounded == ("document (pdf)",)
+    chat = read(OPENAI, chat_part("file", file_data="data:application/pdf;base64," + sent(pdf), filename="a.pdf"))
+    assert 3 * 8_000 <= chat.extra_input_tokens <= 3 * 8_000 + 200
+    assert chat.unbounded == ("file (pdf)",)
+    packed = {**source, "data": sent(pdf + b"<< /Type /ObjStm >>")}
+    call = read(ANTHROPIC, [{"role": "user", "content": [{"type": "document", "source": packed}]}])
+    assert call.extra_input_tokens >= 200_000
+
+
+def test_a_text_file_counts_its_text_and_nothing_more() -> None:
+    text = "Grüße, " * 1_000
+    data = "data:text/plain; charset=utf-8;base64," + sent(text.encode())
+    call = read(OPENAI, chat_part("file", file_data=data))
+    assert size(text) <= call.text_bytes < size(text) + 100
+    assert (call.unbounded, call.extra_input_tokens < 200) == ((), True)
+    content = [{"type": "text", "text": text}, {"type": "image", "source": {"type": "url", "url": "u"}}]
+    document = {"type": "document", "source": {"type": "content", "content": content}, "title": "t" * 99}
+    call = read(ANTHROPIC, [{"role": "user", "content": [document]}], model="claude-opus-5-5")
+    assert size(text) + 99 <= call.text_bytes < size(text) + 400
+    assert (call.unbounded, call.has_images) == (("image_url",), True)
+    broken = "data:text/plain;base64," + sent(b"\xff\xfe")
+    assert read(OPENAI, chat_part("file", file_data=broken)).unbounded == ("file",)
+
+
+def test_documents_that_are_to_be_cited_have_room_for_the_marks_in_their_proven_bound() -> None:
+    document = {"type": "document", "source": {"type": "text", "data": "One. Two. Three."}}
+    plain, cited = (
+        read(ANTHROPIC, [{"role": "user", "content": [{**document, "citations": {"enabled": flag}}]}])
+        for flag in (False, True)
+    )
+    assert cited.extra_input_tokens == plain.extra_input_tokens
+    assert cited.proven_input_tokens >= plain.proven_input_tokens + 3 * 16
+
+
+def test_a_cache_of_twelve_hours_may_be_asked_for_by_a_part() -> None:
+    part = {"type": "text", "text": "t", "prompt_cache_breakpoint": {"mode": "explicit", "ttl": "12h"}}
+    assert read(OPENAI, [{"role": "user", "content": [part]}]).cache_write == "12h"
+
+
+def test_audio_that_is_referred_to_by_its_id_has_its_maximum() -> None:
+    call = read(OPENAI, [{"role": "assistant", "audio": {"id": "audio_1"}}, {"role": "user", "content": "and?"}])
+    assert call.extra_input_tokens >= 128_000
+    assert (call.unbounded, call.has_audio) == (("audio (by id)",), True)
+
+
+@pytest.mark.parametrize(
+    ("tool", "name"),
+    [
+        ({"type": "web_search_20250305", "max_uses": 3}, ()),
+        ({"type": "web_search_20250305"}, ("web_search",)),
+        ({"type": "web_fetch_20260318", "max_uses": 2, "max_content_tokens": 5_000}, ()),
+        ({"type": "web_fetch_20260318"}, ("web_fetch",)),
+        ({"type": "code_execution_20260521"}, ("code_execution",)),
+        ({"type": "mcp_toolset", "mcp_server_name": "s"}, ("mcp",)),
+        ({"type": "advisor_20260301", "model": "claude-opus-5-5"}, ("advisor",)),
+        ({"type": "bash_20250124"}, ()),
+        ({"name": "web_search", "input_schema": {}}, ()),
+    ],
+    ids=repr,
+)
+def test_a_tool_that_runs_without_limit_at_the_provider_is_named(tool: dict[str, Any], name: tuple[str, ...]) -> None:
+    assert read(ANTHROPIC, tools=[{"name": "t", **tool}]).unbounded == name
+
+
+@pytest.mark.parametrize(
+    ("provider", "parameters", "name"),
+    [
+        (OPENAI, {"web_search_options": {}}, "web_search_options"),
+        (OPENAI, {"tools": [{"type": "web_search"}]}, "tools (run by the server)"),
+        (ANTHROPIC, {"mcp_servers": [{"type": "url", "url": "u", "name": "n"}]}, "mcp_servers"),
+        (ANTHROPIC, {"container": {"skills": []}}, "container"),
+        (ANTHROPIC, {"context_management": {"edits": [{"type": "compact_20260112"}]}}, "context_management"),
+        (ANTHROPIC, {"fallbacks": [{"model": "m"}]}, "fallbacks"),
+    ],
+    ids=repr,
+)
+def test_parameters_that_add_input_out_of_sight_are_named(
+    provider: Provider, parameters: dict[str, Any], name: str
+) -> None:
+    assert read(provider, **parameters).unbounded == (name,)
+    assert read(ANTHROPIC, context_management={"edits": [{"type": "clear_tool_uses_20250919"}]}).unbounded == ()
+
+
+# What a model must be able to do.
+
+
+@pytest.mark.parametrize(
+    ("provider", "parameters", "features"),
+    [
+        (OPENAI, {}, ""),
+        (OPENAI, {"temperature": 1, "n": 1, "stop": [], "logprobs": False, "presence_penalty": 0}, ""),
+        (OPENAI, {"response_format": {"type": "text"}, "user": "u", "seed": 5, "max_tokens": 5}, ""),
+        (OPENAI, {"temperature": 0}, "sampling"),
+        (OPENAI, {"temperature": 1.0}, ""),
+        (OPENAI, {"temperature": [1]}, "sampling"),
+        (OPENAI, {"top_p": 0.5, "n": 2, "stop": "x"}, "sampling choices stop"),
+        (OPENAI, {"frequency_penalty": 0.1, "logit_bias": {"5": 1}}, "penalties"),
+        (OPENAI, {"top_logprobs": 2}, "logprobs"),
+        (OPENAI, {"tools": [{"type": "function"}]}, "tools chat_tools"),
+        (OPENAI, {"functions": [{"name": "f"}], "reasoning_effort": "none"}, "tools chat_tools_none reasoning_none"),
+        (
+            OPENAI,
+            {"tools": [{"type": "function"}], "tool_choice": "required", "reasoning_effort": "low"},
+            "tools chat_tools_reasoning forced_tools reasoning reasoning_effort",
+        ),
+        (OPENAI, {"tool_choice": "auto"}, ""),
+        (OPENAI, {"reasoning_effort": "minimal"}, "reasoning reasoning_minimal"),
+        (OPENAI, {"reasoning_effort": "xhigh"}, "reasoning reasoning_xhigh"),
+        (OPENAI, {"reasoning_effort": "max"}, "reasoning reasoning_max"),
+        (OPENAI, {"response_format": {"type": "json_schema", "json_schema": {}}}, "structured_output"),
+        (OPENAI, {"response_format": {"type": "json_object"}}, "json_mode"),
+        (OPENAI, {"prediction": {"type": "content", "content": "x"}, "verbosity": "low"}, "prediction verbosity"),
+        (OPENAI, {"modalities": ["text", "audio"], "audio": {"voice": "v"}}, "audio_output"),
+        (OPENAI, {"web_search_options": {}}, "web_search"),
+        (OPENAI, {"messages": chat_part("image_url", url="u")}, "images"),
+        (OPENAI, {"messages": chat_part("input_audio", data="")}, "audio"),
+        (OPENAI, {"messages": chat_part("file", file_id="f")}, "files"),
+        (ANTHROPIC, {"temperature": 1}, ""),
+        (ANTHROPIC, {"temperature": 0.5}, "sampling"),
+        (ANTHROPIC, {"top_k": 5, "stop_sequences": ["x"]}, "sampling stop"),
+        (ANTHROPIC, {"tools": [{"name": "f"}], "tool_choice": {"type": "any"}}, "tools forced_tools"),
+        (ANTHROPIC, {"tools": [{"type": "web_search_20250305"}, {"type": "bash_20250124"}]}, "web_search shell"),
+        (ANTHROPIC, {"tools": [{"type": "code_execution_20260521"}]}, "code_interpreter"),
+        (ANTHROPIC, {"tools": [{"type": "computer_20250124"}, {"type": "mcp_toolset"}]}, "computer_use mcp"),
+        (ANTHROPIC, {"thinking": {"type": "enabled", "budget_tokens": 1_024}}, "reasoning reasoning_budget"),
+        (ANTHROPIC, {"thinking": {"type": "adaptive"}}, "reasoning reasoning_adaptive"),
+        (ANTHROPIC, {"thinking": {"type": "between_tools"}}, "reasoning reasoning_between_tools"),
+        (ANTHROPIC, {"thinking": {"type": "disabled"}}, "reasoning_none"),
+        (ANTHROPIC, {"output_config": {"effort": "max"}}, "reasoning reasoning_max"),
+        (ANTHROPIC, {"output_config": {"format": {"type": "json_schema", "schema": {}}}}, "structured_output"),
+        (
+            ANTHROPIC,
+            {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "So"}]},
+            "prefill",
+        ),
+        (
+            ANTHROPIC,
+            {"messages": [{"role": "user", "content": [{"type": "thinking", "thinking": "t", "signature": "s"}]}]},
+            "reasoning_history",
+        ),
+        (
+            ANTHROPIC,
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [
+                            {"type": "image"},
+                            {
+                                "type": "document",
+                                "source": {"type": "text", "data": "d"},
+                                "citations": {"enabled": True},
+                            },
+                        ],
+                    }
+                ]
+            },
+            "images files citations",
+        ),
+    ],
+    ids=repr,
+)
+def test_what_a_request_needs_of_its_model_is_known(
+    provider: Provider, parameters: dict[str, Any], features: str
+) -> None:
+    messages = parameters.pop("messages", None)
+    found = read(provider, messages, **parameters).features
+    assert found == set(features.split())
+    assert found <= FEATURES
+
+
 def test_asking_for_spoken_answers_is_audio() -> None:
     assert read(OPENAI, audio={"voice": "alloy", "format": "wav"}).has_audio
 
@@ -738,6 +1020,69 @@ def test_a_cap_goes_by_the_names_that_the_caller_used() -> None:
     assert rewritten(OPENAI, {**CHAT, "max_tokens": None, "max_completion_tokens": 400}, sent_cap=7) == {
         "max_completion_tokens": 7
     }
+
+
+def test_a_cap_goes_by_the_new_name_to_a_model_that_refuses_the_old_one() -> None:
+    body = {**CHAT, "max_tokens": 500}
+    assert rewritten(OPENAI, body, sent_model="gpt-5-nano") == {
+        "model": "gpt-5-nano",
+        "max_tokens": None,
+        "max_completion_tokens": 500,
+    }
+    assert rewritten(OPENAI, body, sent_model="o3", sent_cap=7)["max_completion_tokens"] == 7
+    assert rewritten(OPENAI, {**body, "max_completion_tokens": 400}, sent_model="o3")["max_completion_tokens"] == 500
+    assert rewritten(OPENAI, body, sent_model="gpt-4.1") == {"model": "gpt-4.1"}
+
+
+THINKING = {
+    **MESSAGE,
+    "max_tokens": 16_000,
+    "thinking": {"type": "enabled", "budget_tokens": 10_000, "display": "omitted"},
+}
+
+
+def test_a_request_that_thinks_cannot_be_sent_with_less_than_its_thinking_needs() -> None:
+    def least_cap(**changes: Any) -> int:
+        call = ANTHROPIC.read_request("/v1/messages", {**THINKING, **changes}, "")
+        assert call is not None
+        return call.least_cap
+
+    assert least_cap() == 1_025
+    assert least_cap(max_tokens=500) == 500  # the API refuses it, and says why
+    assert [least_cap(thinking={"type": kind}) for kind in ("disabled", "adaptive", "between_tools")] == [1, 1, 1]
+    assert least_cap(thinking=None) == least_cap(thinking="enabled") == 1
+
+
+@pytest.mark.parametrize(
+    ("sent_cap", "budget"),
+    [(16_000, None), (8_000, 5_000), (1_700, 1_062), (1_600, 1_024), (1_025, 1_024), (20_000, None)],
+)
+def test_thinking_stays_below_a_lowered_cap(sent_cap: int, budget: int | None) -> None:
+    changes = rewritten(ANTHROPIC, THINKING, sent_cap=sent_cap)
+    assert changes.pop("max_tokens") == sent_cap
+    thinking = {"type": "enabled", "budget_tokens": budget, "display": "omitted"}
+    assert changes == ({} if budget is None else {"thinking": thinking})
+
+
+@given(st.integers(1_025, 64_000), st.integers(1_024, 64_000), st.integers(1_025, 64_000))
+def test_a_lowered_budget_of_thinking_is_always_valid_and_never_higher(cap: int, budget: int, sent_cap: int) -> None:
+    body = {**THINKING, "max_tokens": cap, "thinking": {"type": "enabled", "budget_tokens": budget}}
+    changes = rewritten(ANTHROPIC, body, sent_cap=min(sent_cap, cap))
+    lowered = changes.get("thinking", body["thinking"])["budget_tokens"]
+    assert 1_024 <= lowered <= budget
+    if sent_cap < cap:
+        assert lowered < changes["max_tokens"]
+
+
+@pytest.mark.parametrize("kind", ["adaptive", "disabled", "between_tools"])
+def test_thinking_without_a_budget_is_left_alone(kind: str) -> None:
+    assert rewritten(ANTHROPIC, {**THINKING, "thinking": {"type": kind}}, sent_cap=50) == {"max_tokens": 50}
+
+
+@pytest.mark.parametrize("budget", [None, "many", -5, 3.5, {}])
+def test_a_budget_of_thinking_that_nobody_can_read_is_left_alone(budget: Any) -> None:
+    body = {**THINKING, "thinking": {"type": "enabled", "budget_tokens": budget}}
+    assert rewritten(ANTHROPIC, body, sent_cap=2_000) == {"max_tokens": 2_000}
 
 
 @pytest.mark.parametrize(

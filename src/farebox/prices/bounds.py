@@ -1,8 +1,13 @@
 """How many input tokens a call can have, before it is sent.
 
-Text is estimated so that it errs upwards: two bytes a token for prose and code, one byte a token for anything denser,
-where every vocabulary measured has 3 to 5 and 1.3 to 3 bytes.  It is calibrated, not proven: a model whose answers show
-more input than was estimated has its estimate raised, and the excess is debt that a report shows.
+Two answers.  The estimate errs upwards: two bytes a token for prose and code, one byte a token for anything denser, where
+every vocabulary measured has 3 to 5 and 1.3 to 3 bytes.  It is calibrated, not proven: a model whose answers show more
+input than was estimated has its estimate raised, and the excess is debt that a report shows.  The proven bound is what
+`input_bound="bytes"` asks for: no vocabulary has a token of less than a byte, so a text has no more tokens than bytes,
+once what its server may make of it is counted too.
+
+The bound rests on what nobody can prove from outside: that a provider's templates, tool prompts and picture formulas are
+no longer than documented or measured.  What has no bound at all is named in `call.unbounded`.
 """
 
 from __future__ import annotations
@@ -17,31 +22,53 @@ _MOST_MODELS: Final = 1_024
 _MOST_PERCENT: Final = 800
 
 
+def proven_tokens(call: Call) -> int:
+    """Most input tokens that `call` can have, by proof, but for what `call.unbounded` names."""
+    return call.proven_input_tokens + (_repictured(call) if call.sent_model else 0)
+
+
+def _repictured(call: Call) -> int:
+    """How many more tokens the pictures of `call` take for the model that is sent than for the one that was asked for."""
+    pictures = call.pictures
+    return 0 if pictures is None else pictures.tokens(call.sent_model) - pictures.tokens(call.request_model)
+
+
 class InputEstimate:
     """The calibrated estimate, and what it has learnt of models for which it was too low.
 
     One miss at most doubles a factor, so a single odd answer does not close a budget; every answer that would have fitted
     into a tenth less takes a hundredth off again.
+
+    Attributes:
+        answers: Answers that said how many input tokens there were.
+        misses: Those that said more than was estimated.
     """
 
     def __init__(self) -> None:
         self._percent: dict[tuple[str, str], int] = {}
+        # Not exact when two threads count at once: a lock would cost more than the counts are worth.
+        self.answers = 0
+        self.misses = 0
 
     def tokens(self, call: Call) -> int:
         """Most input tokens that `call` is held for."""
         tokens = (call.text_bytes + call.dense_bytes + 1) // 2 + call.extra_input_tokens
+        if call.sent_model:
+            tokens += _repictured(call)
         if self._percent:
             tokens = -(-tokens * self._percent.get((call.provider_name, call.model), 100) // 100)
         return tokens
 
     def learn(self, call: Call, estimated_tokens: int, actual_tokens: int) -> None:
         """Take note of how many input tokens `call` really had."""
+        self.answers += 1
         if actual_tokens <= estimated_tokens and not self._percent:
             return
         key = (call.provider_name, call.model)
         before = self._percent.get(key, 100)
-        if actual_tokens > estimated_tokens > 0:
-            if key in self._percent or len(self._percent) < _MOST_MODELS:
+        if actual_tokens > estimated_tokens:
+            self.misses += 1
+            if estimated_tokens > 0 and (key in self._percent or len(self._percent) < _MOST_MODELS):
                 wanted = before * actual_tokens * 11 // (estimated_tokens * 10) + 1
                 self._percent[key] = min(wanted, 2 * before, _MOST_PERCENT)
         elif key in self._percent and actual_tokens * 10 < estimated_tokens * 9:

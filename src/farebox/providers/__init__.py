@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from farebox._call import Call
@@ -51,6 +50,9 @@ class Provider(Protocol):
     def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
         """The top-level keys of `body` to change before it is sent, with their new values; {} when nothing changes."""
 
+    def answers(self, path: str, method: str) -> str:
+        """The id of the earlier answer that a request asks after, of a call that set `is_pending`; "" for any other request."""
+
     def read_answer(self, call: Call, answer: Any) -> None:
         """Write usage, ids, served model and finish of a whole answer to `call`; what is unreadable stays None."""
 
@@ -63,6 +65,8 @@ _BUILT_IN = {"openai": "farebox.providers.openai", "anthropic": "farebox.provide
 
 def provider_names() -> list[str]:
     """Names that `find_provider` knows, sorted."""
+    from importlib.metadata import entry_points  # here and not above: it is slow to import
+
     return sorted({*_BUILT_IN, *(point.name for point in entry_points(group="farebox.providers"))})
 
 
@@ -75,6 +79,8 @@ def find_provider(name: str) -> Provider:
     if name in _BUILT_IN:
         found: Provider = import_module(_BUILT_IN[name]).PROVIDER
         return found
+    from importlib.metadata import entry_points
+
     for point in entry_points(group="farebox.providers", name=name):
         loaded = point.load()
         found = loaded() if isinstance(loaded, type) else loaded

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import is_
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from farebox.providers._vision import Picture
 
 #: More tokens than any context window by a factor of five: a count above it is a fault, not a measure.
 MOST_TOKENS: Final = 10_000_000
+#: Counts that can be believed.  Ask only whether an int is in it: a range looks for anything else one by one.
+COUNTS: Final = range(MOST_TOKENS + 1)
 
 # Deeper nesting than any real request has; what lies below is counted by its printed size.
 _DEEPEST: Final = 32
@@ -34,7 +41,10 @@ def fields(thing: Any) -> Mapping[str, Any]:
     if cls is dict:
         return thing  # type: ignore[no-any-return]
     if cls in _models:
-        extra = getattr(thing, "__pydantic_extra__", None)
+        try:
+            extra = thing.__pydantic_extra__
+        except AttributeError:
+            return thing.__dict__  # type: ignore[no-any-return]
         return {**thing.__dict__, **extra} if extra else thing.__dict__
     if isinstance(thing, Mapping):
         return thing
@@ -55,7 +65,7 @@ def count(usage: Mapping[str, Any], name: str, *, required: bool = False) -> int
     value = usage.get(name)
     if value is None and not required:
         return 0
-    if type(value) is int and 0 <= value <= MOST_TOKENS:
+    if type(value) is int and value in COUNTS:
         return value
     raise UnreadableUsage(f"usage.{name} is {'out of range' if type(value) is int else type(value).__name__}")
 
@@ -66,7 +76,7 @@ def whole_number(value: Any) -> int | None:
         value = int(value)
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12:
         value = int(value)
-    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None
+    return value if type(value) is int and value in COUNTS else None
 
 
 def text_of(value: Any) -> str:
@@ -91,36 +101,102 @@ def is_prose(text: str) -> bool:
     return len(sample.translate(None, _PROSE)) * 3 < len(sample)
 
 
-class Sizes:
-    """Adds up what a model will read: bytes of text, how much of it is dense, and tokens that no text accounts for."""
+# Characters that no normal form makes longer, nor any row of them.  No more than the usual scripts: a text with any other
+# character is normalised to see.
+_STEADY: Final = re.compile(
+    "[\0-\xa7\xa9\xab-\xae\xb0\xb1\xb6\xb7\xbb\xbf-\u0131\u0134-\u013e\u0141-\u0148\u014a-\u017e\u0180-\u01c3\u0218-\u02af"
+    "\u0386-\u03ce\u0400-\u0482\u048a-\u052f\u0531-\u0556\u0561-\u0586\u05d0-\u05ea\u060c-\u060f\u061b\u061f-\u0652\u0660-\u066f"
+    "\u0900-\u0928\u092a-\u0930\u0932\u0933\u0935-\u0939\u093d-\u0950\u0960-\u097f\u0e01-\u0e32\u0e34-\u0e5b\u10d0-\u10fa\u1e00-\u1e99\u1ea0-\u1eff\u2010-\u2016\u2018-\u2023"
+    "\u2030-\u2032\u2039-\u203b\u2190-\u222b\u2500-\u27bf\u3001-\u3029\u3041-\u3096\u309d\u309e\u30a0-\u30fe\u3400-\u9fff"
+    "\uac00-\ud7a3\uff01-\uff5e\U0001f300-\U0001faff]*"
+)
 
-    __slots__ = (
-        "cache_lifetimes",
-        "dense_bytes",
-        "extra_tokens",
-        "has_audio",
-        "has_images",
-        "media_tokens",
-        "text_bytes",
-    )
+
+def growth(text: str) -> int:
+    """How many bytes longer `text` can become where a tokenizer brings it into normal form (NFC or NFKC) first.
+
+    U+FDFA alone grows from 3 bytes to 33.  Not for lone surrogates, which no server takes.
+    """
+    if text.isascii() or _STEADY.fullmatch(text):
+        return 0
+    forms = (utf8_size(unicodedata.normalize(form, text)) for form in ("NFC", "NFKC"))
+    return max(0, max(forms) - utf8_size(text))
+
+
+def printed_growth(text: str) -> int:
+    """How many bytes longer `text` can become where a server prints it as JSON, or reads it as JSON and prints it anew."""
+    separators = text.count(",") + text.count(":")
+    exponents = len(_EXPONENT.findall(text))  # 1e20 may come out as 100000000000000000000
+    return len(json.dumps(text)) - utf8_size(text) + separators + _LONGEST_NUMBER * exponents
+
+
+_EXPONENT: Final = re.compile(r"[0-9][eE]")
+#: Characters of a JSON number of double precision.
+_LONGEST_NUMBER: Final = 24
+#: What servers indent by, if they do: the templates of Llama 3.1 print tools so
+#: (https://huggingface.co/meta-llama/Llama-3.1-8B-Instruct, tokenizer_config.json, read 2026-11-22).
+_INDENT: Final = 4
+
+
+class Part(NamedTuple):
+    """What one part of a message that is no text puts in front of a model.
+
+    `tokens` is an estimate that errs upwards, `most` what it can be at most; `picture` and `text` come on top of it.
+    `text` is a text, or a list of content, that the model reads as such.  `unbounded` names what nobody can bound from the
+    request; then `most` is only the most that such a thing is known to take.
+    """
+
+    tokens: int = 0
+    most: int = 0
+    picture: Picture | None = None
+    text: Any = None
+    unbounded: str = ""
+
+
+class Sizes:
+    """Adds up what a model will read: bytes of text, how much of it is dense, and tokens that no text accounts for.
+
+    Two figures come of it.  The estimate takes half of the bytes, all of the dense ones once more, and `extra_tokens`.  The
+    bound that no vocabulary passes takes every byte, `extra_tokens`, and `surplus`: the bytes by which a server may make
+    the text longer before its model reads it.
+    """
+
+    # Class attributes: most requests are plain text and pay for four of these.
+    text_bytes = 0
+    dense_bytes = 0
+    extra_tokens = 0
+    surplus = 0
+    has_audio = False
+    has_images = False
+    #: Lifetimes of the prompt caches that parts ask to be written to, "" for the provider's usual one.
+    cache_lifetimes: frozenset[str] = frozenset()
+    #: The "type" of every part that is no plain text.
+    kinds: frozenset[str] = frozenset()
+    pictures: tuple[Picture, ...] = ()
+    #: Names of what nobody can bound.
+    unbounded: tuple[str, ...] = ()
+    #: Looks closer at a media part of a type, which takes at most so many tokens; without it each counts with its most.
+    read_part: Callable[[str, Mapping[str, Any], int], Part] | None = None
 
     def __init__(self, media_tokens: Mapping[str, int]) -> None:
         """`media_tokens`: the most tokens that a content part of each media type takes."""
         self.media_tokens = media_tokens
-        self.text_bytes = 0
-        self.dense_bytes = 0
-        self.extra_tokens = 0
-        self.has_audio = False
-        self.has_images = False
-        #: Lifetimes of the prompt caches that parts ask to be written to, "" for the provider's usual one.
-        self.cache_lifetimes: set[str] = set()
 
     def add_text(self, text: str) -> int:
         """Count a text; returns its bytes."""
-        size = utf8_size(text)
-        self.text_bytes += size
-        if size < _SHORT_BYTES or not is_prose(text):
+        if not text.isascii():
+            size = utf8_size(text)
+            self.text_bytes += size
             self.dense_bytes += size
+            self.surplus += growth(text)
+            return size
+        size = len(text)
+        self.text_bytes += size
+        if size >= _SHORT_BYTES:  # as in `is_prose`, without the call
+            sample = text[:: size // _PROSE_SAMPLE_BYTES + 1].encode()
+            if len(sample.translate(None, _PROSE)) * 3 < len(sample):
+                return size
+        self.dense_bytes += size
         return size
 
     def add_joined(self, pieces: Iterable[str]) -> None:
@@ -131,9 +207,18 @@ class Sizes:
         """Tokens that a text which came out of a model took, estimated upwards."""
         return (self.text_bytes + self.dense_bytes + 1) // 2 + self.extra_tokens
 
+    def proven_tokens(self) -> int:
+        """Most tokens of all that was added, whatever the vocabulary; pictures are not among them."""
+        return self.text_bytes + self.extra_tokens + self.surplus
+
     def add_cache_control(self, control: Any) -> None:
         """Take note of a part that asks to be written to a prompt cache."""
-        self.cache_lifetimes.add(str(fields(control).get("ttl") or ""))
+        self.cache_lifetimes = self.cache_lifetimes | {str(fields(control).get("ttl") or "")}
+
+    def name_unbounded(self, name: str) -> None:
+        """Take note of something that nobody can bound."""
+        if name not in self.unbounded:
+            self.unbounded = (*self.unbounded, name)
 
     def add_json(self, value: Any) -> int:
         """Count a structure that the provider serialises in its own way; returns the bytes counted.
@@ -141,23 +226,30 @@ class Sizes:
         Half as much again as its compact form, since an indented one is longer.
         """
         try:
-            size = len(json.dumps(value, default=_plain)) * 3 // 2
+            printed = json.dumps(value, default=_plain)
+            longest = _longest_form(printed, value)
         except (TypeError, ValueError, RecursionError):
-            return self.add(value, as_part=False)
+            return self.add(value, as_part=False, is_printed=True)
+        size = len(printed) * 3 // 2
         self.text_bytes += size
         self.dense_bytes += size
+        self.surplus += max(0, longest - size)
         return size
 
-    def add(self, value: Any, *, as_part: bool = True, depth: int = 0) -> int:
+    def add(self, value: Any, *, as_part: bool = True, is_printed: bool = False, depth: int = 0) -> int:
         """Count whatever a message may hold; returns the bytes of text counted.
 
         `as_part`: `value` is content, where a mapping may be an image or a file.  Elsewhere, as in the arguments of a tool,
-        it is JSON of somebody's own, whatever its "type" says.
+        it is JSON of somebody's own, whatever its "type" says.  `is_printed`: the server may print it as JSON.
         """
         if isinstance(value, str):
-            return self.add_text(text_of(value))
+            text = text_of(value)
+            if is_printed:
+                self.surplus += printed_growth(text)
+            return self.add_text(text)
         if value is None or isinstance(value, (bool, float)):
-            self.extra_tokens += 24 if isinstance(value, float) else 4
+            self.extra_tokens += _LONGEST_NUMBER if isinstance(value, float) else 4
+            self.surplus += 1
             return 0
         if isinstance(value, int):
             self.extra_tokens += 8 + value.bit_length() // 3
@@ -166,30 +258,104 @@ class Sizes:
             self.extra_tokens += MOST_TOKENS // 10  # no SDK prints such a thing, and no model reads it
             return 0
         if isinstance(value, (list, tuple)):
-            return sum(self.add(item, as_part=as_part, depth=depth + 1) for item in value)
+            self.surplus += len(value) * (4 + _INDENT * depth) if is_printed else 0
+            return sum(self.add(item, as_part=as_part, is_printed=is_printed, depth=depth + 1) for item in value)
         found = fields(value)
         if not found:
             return self.add_text(str(value))
-        if found.get("cache_control") is not None:
-            self.add_cache_control(found["cache_control"])
+        for name in _CACHE_MARKS:
+            if found.get(name) is not None:
+                self.add_cache_control(found[name])
         kind = found.get("type")
-        if as_part and isinstance(kind, str) and kind in self.media_tokens:
-            return self._add_media(kind, found, depth)
+        if as_part and isinstance(kind, str):
+            self.kinds = self.kinds | {kind}
+            if kind in self.media_tokens:
+                return self._add_media(kind, found, depth)
+            is_printed = is_printed or kind in _RESULTS
+        elif as_part:
+            is_printed = is_printed or text_of(found.get("role")) in _RESULT_ROLES
         self.extra_tokens += 4 * len(found)
-        is_model = not isinstance(value, Mapping)
+        self.surplus += (8 + _INDENT * depth) * len(found)
+        is_model, is_printed = not isinstance(value, Mapping), is_printed or not as_part
         return sum(
-            self.add_text(str(key)) + self.add(item, as_part=key == "content", depth=depth + 1)
+            self.add(str(key), is_printed=is_printed)
+            + self.add(
+                item,
+                as_part=key == "content",
+                is_printed=is_printed or key not in _READ_AS_IS,
+                depth=depth + 1,
+            )
             for key, item in found.items()
             if not (is_model and key.startswith("_"))
         )
 
     def _add_media(self, kind: str, found: Mapping[str, Any], depth: int) -> int:
-        self.extra_tokens += self.media_tokens[kind]
+        most = self.media_tokens[kind]
+        part = Part(most, most) if self.read_part is None else self.read_part(kind, found, most)
+        self.extra_tokens += part.tokens + 4 * len(found)
+        self.surplus += part.most - part.tokens
         self.has_audio = self.has_audio or "audio" in kind
         self.has_images = self.has_images or "image" in kind
-        source = fields(found.get("source"))
-        # Encoded bytes are no text; a document may be text itself, of any length.
-        return 0 if source.get("type") not in ("text", "content") else self.add(dict(source), depth=depth + 1)
+        if part.picture is not None:
+            self.pictures = (*self.pictures, part.picture)
+        if part.unbounded:
+            self.name_unbounded(part.unbounded)
+        size = 0 if part.text is None else self.add(part.text, depth=depth + 1)
+        for key in _BESIDE_MEDIA:
+            if found.get(key) is not None:
+                size += self.add(found[key], as_part=False, is_printed=True, depth=depth + 1)
+        if fields(found.get("citations")).get("enabled"):
+            self._add_citations(part.text)
+        return size
+
+    def _add_citations(self, content: Any) -> None:
+        """A document that is to be cited is cut into sentences, each with a mark around it."""
+        self.kinds = self.kinds | {"citations"}
+        text = content if isinstance(content, str) else ""
+        self.surplus += _TOKENS_TO_CITE + _TOKENS_PER_SENTENCE * sum(map(text.count, ".!?\n。"))
+
+
+#: What parts and messages hold that is put in front of the model as it is; anything else may be printed as JSON.
+_READ_AS_IS: Final = frozenset(("content", "text"))
+_RESULTS: Final = frozenset(("tool_result", "mcp_tool_result", "search_result"))
+_RESULT_ROLES: Final = frozenset(("tool", "function"))
+_BESIDE_MEDIA: Final = ("title", "context", "filename")
+_CACHE_MARKS: Final = ("cache_control", "prompt_cache_breakpoint")
+_TOKENS_TO_CITE: Final = 1_024
+_TOKENS_PER_SENTENCE: Final = 16
+
+
+_LEAVES: Final = frozenset((str, int, float, bool, type(None)))
+# Of what was printed before, by length and hash: a program sends the same tools again and again.
+_longest_forms: dict[tuple[int, int], int] = {}
+_MOST_FORMS: Final = 1_024
+
+
+def _longest_form(printed: str, value: Any) -> int:
+    """Bytes of `value`, which `json.dumps` printed, in the longest form in which a server may print it: indented."""
+    key = len(printed), hash(printed)
+    longest = _longest_forms.get(key)
+    if longest is None:
+        if len(_longest_forms) >= _MOST_FORMS:
+            _longest_forms.clear()
+        lines = printed.count(",") + 2 * (printed.count("{") + printed.count("[")) + 1
+        exponents = printed.count("e+") + printed.count("e-")
+        longest = len(printed) + lines * (1 + _INDENT * _depth(value)) + _LONGEST_NUMBER * exponents
+        _longest_forms[key] = longest
+    return longest
+
+
+def _depth(value: Any) -> int:
+    if isinstance(value, (list, tuple)):
+        inner: Iterable[Any] = value
+    elif isinstance(value, (str, int, float)):
+        return 0
+    else:
+        plain = value if type(value) is dict else _plain(value)
+        if isinstance(plain, str):
+            return 0
+        inner = plain.values()
+    return 1 + max((_depth(item) for item in inner if type(item) not in _LEAVES), default=0)
 
 
 def _plain(value: Any) -> Any:

@@ -6,17 +6,34 @@ Field names: anthropic 2.12.0, `types/message_create_params.py`, `types/usage.py
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from farebox._call import Call, Usage
-from farebox.providers._reading import Sizes, UnreadableUsage, count, fields, listed, text_of, texts, whole_number
+from farebox.providers._media import read_anthropic_part
+from farebox.providers._reading import (
+    COUNTS,
+    Sizes,
+    UnreadableUsage,
+    count,
+    fields,
+    listed,
+    text_of,
+    texts,
+    whole_number,
+)
+from farebox.providers._vision import Pictures, anthropic_image_tokens
 
 _MESSAGES: Final = "/v1/messages"
 
-#: Most input tokens of one content part.  Images: capped at about 4,784 on Claude 5.5, less before
-#: (docs.anthropic.com/en/docs/build-with-claude/vision, read 2026-11-21).  A document may fill a context window.
-_MEDIA_TOKENS: Final = {"image": 4_800, "document": 200_000, "file": 200_000, "container_upload": 200_000}
+#: Most input tokens of one content part, where it can't be read or bounded.  A picture has its own by model; a document may
+#: fill a context window.
+_MEDIA_TOKENS: Final = {"image": 0, "document": 200_000, "file": 200_000, "container_upload": 200_000}
+_TEXT_KINDS: Final = frozenset(
+    ("text thinking redacted_thinking tool_reference compaction citations".split()) + list(_MEDIA_TOKENS)
+)
+#: How the types of parts end that are a tool's use and what came of it: text and documents.
+_OF_TOOLS: Final = ("_use", "_result", "_result_error", "_location")
 
 # Parameters that put nothing in front of the model.  Any other one counts as text.
 _NOT_READ: Final = frozenset(
@@ -41,6 +58,12 @@ _SERVER_TOOL_TOKENS: Final = 200_000
 _SERVER_TOOL_USES: Final = 10
 #: Where inference costs 1.1 times as much (docs.anthropic.com/en/docs/about-claude/pricing, read 2026-11-21).
 _REGIONS: Final = ("us",)
+#: Parameters that put something in front of the model that only the provider knows.
+_OUT_OF_SIGHT: Final = ("container", "mcp_servers", "thread", "compaction", "fallbacks")
+#: The largest context window of a Claude (docs.anthropic.com/en/docs/about-claude/models/overview, read 2026-11-21).
+_LARGEST_WINDOW: Final = 1_000_000
+#: The least `budget_tokens`, which must be below `max_tokens` (anthropic 2.12.0, `types/thinking_config_enabled_param.py`).
+_LEAST_THINKING: Final = 1_024
 _SERVER_TOOLS: Final = ("web_search", "web_fetch", "code_execution", "advisor", "mcp")
 
 
@@ -55,17 +78,22 @@ class Anthropic:
     def read_request(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
         if not path.endswith(_MESSAGES):
             return None
-        model, messages = text_of(body.get("model")), listed(body.get("messages"))
-        cap = whole_number(body.get("max_tokens"))
+        model, messages, cap = body.get("model"), body.get("messages"), body.get("max_tokens")
+        if type(model) is not str:
+            model = text_of(model)
+        if type(messages) is not list:
+            messages = listed(messages)
+        if type(cap) is not int or cap not in COUNTS:
+            cap = whole_number(cap)
         if not model or not messages or cap is None:
             return None
 
         sizes = Sizes(_MEDIA_TOKENS)
         last_bytes = 0
+        message: Any = None
         for message in messages:
             content = message.get("content") if type(message) is dict else fields(message).get("content")
-            last_bytes = sizes.add_text(content) if type(content) is str else sizes.add(content)
-        sizes.extra_tokens += _TOKENS_PER_REQUEST + _TOKENS_PER_MESSAGE * len(messages)
+            last_bytes = sizes.add_text(content) if type(content) is str else _add_content(sizes, content)
         call = Call(
             provider_name=self.name,
             operation_name="chat",
@@ -73,17 +101,28 @@ class Anthropic:
             server_address=server_address,
             request_model=model,
         )
-        call.declared_cap, call.messages, call.last_message_bytes = cap, len(messages), last_bytes
+        call.declared_cap = cap
+        call.messages = len(messages)
+        call.last_message_bytes = last_bytes
         system = body.get("system")
         if system:
-            call.system_bytes = sizes.add_text(system) if type(system) is str else sizes.add(system)
-        if not _PLAIN_CALL.issuperset(body):
-            _read_options(call, body, sizes)
-        lifetimes = sizes.cache_lifetimes
-        call.cache_write = "none" if not lifetimes else "5m" if lifetimes <= _SHORT_LIVED else "1h"
-        call.text_bytes, call.dense_bytes = sizes.text_bytes, sizes.dense_bytes
-        call.extra_input_tokens = sizes.extra_tokens
-        call.has_images = sizes.has_images
+            call.system_bytes = sizes.add_text(system) if type(system) is str else _add_content(sizes, system)
+        turns = 0
+        if sizes.read_part is not None or not _PLAIN_CALL.issuperset(body):
+            turns = _read_options(call, body, sizes)
+        else:
+            call.cache_write = "none"
+            if "temperature" in body and _is_tuned(body["temperature"]):
+                call.features = _SAMPLING
+        if call.messages > 1 and fields(message).get("role") == "assistant":
+            call.features = call.features | {"prefill"}
+        extra_tokens = sizes.extra_tokens + _TOKENS_PER_REQUEST + _TOKENS_PER_MESSAGE * call.messages
+        call.text_bytes = sizes.text_bytes
+        call.dense_bytes = sizes.dense_bytes
+        call.extra_input_tokens = extra_tokens
+        call.proven_input_tokens = sizes.text_bytes + sizes.surplus + extra_tokens
+        if turns:
+            _add_turns(call, turns)
         return call
 
     def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,34 +131,161 @@ class Anthropic:
             changes["model"] = call.sent_model
         if call.sent_cap is not None:
             changes["max_tokens"] = call.sent_cap
+            if call.least_cap > _LEAST_THINKING:
+                changes |= _lower_thinking(call, body.get("thinking"), call.sent_cap)
         return changes
+
+    def answers(self, path: str, method: str) -> str:
+        return ""
 
     def read_answer(self, call: Call, answer: Any) -> None:
         found = fields(answer)
-        _read_head(call, found)
         call.is_cut = found.get("stop_reason") == "max_tokens"
         usage = found.get("usage")
-        if usage is not None:
-            call.usage = _read_usage(call, fields(usage))
+        if usage is None:
+            _read_head(call, found, _NOTHING)
+            return
+        counts = fields(usage)
+        _read_head(call, found, counts)
+        call.usage = _read_usage(call, counts)
 
     def stream_reader(self, call: Call) -> _EventReader:
         return _EventReader(call)
 
 
-def _read_options(call: Call, body: Mapping[str, Any], sizes: Sizes) -> None:
-    """Whatever else a request may say that the model reads, or that changes the price."""
-    tools = listed(body.get("tools"))
+def _add_content(sizes: Sizes, content: Any) -> int:
+    sizes.read_part = read_anthropic_part
+    return sizes.add(content)
+
+
+def _lower_thinking(call: Call, thinking: Any, sent_cap: int) -> dict[str, Any]:
+    """The thinking that fits below a lowered cap: its share of the cap stays what it was, and is never raised."""
+    found = fields(thinking)
+    budget, declared = whole_number(found.get("budget_tokens")), call.declared_cap
+    if budget is None or not declared or sent_cap >= declared:
+        return {}
+    fitting = max(_LEAST_THINKING, min(budget * sent_cap // declared, sent_cap - 1))
+    return {"thinking": {**found, "budget_tokens": fitting}} if fitting < budget else {}
+
+
+def _add_turns(call: Call, turns: int) -> None:
+    """After each use of a tool that runs at the provider the model reads everything once more, its own output too."""
+    results = _SERVER_TOOL_TOKENS * turns
+    once = call.proven_input_tokens - results
+    again = once * turns + (call.declared_cap or 0) * turns + results * (turns - 1) // 2
+    call.proven_input_tokens = min(call.proven_input_tokens + again, (turns + 1) * _LARGEST_WINDOW)
+
+
+def _read_options(call: Call, body: Mapping[str, Any], sizes: Sizes) -> int:
+    """Whatever else a request may say that the model reads, or that changes the price.
+
+    Returns how often tools that run at the provider may be used.
+    """
+    turns, tools = 0, listed(body.get("tools"))
     if tools:
-        call.tools_bytes = _add_tools(sizes, tools)
+        call.tools_bytes, turns = _add_tools(sizes, tools)
         call.most_web_searches = sum(map(_most_searches, tools))
     if body.get("cache_control") is not None:
         sizes.add_cache_control(body["cache_control"])
     for name in body.keys() - _NOT_READ:
         sizes.add_json(body[name])
+    for name in _OUT_OF_SIGHT:
+        if body.get(name):
+            sizes.name_unbounded(name)
+    if any(text_of(fields(edit).get("type")).startswith("compact") for edit in _edits(body)):
+        sizes.name_unbounded("context_management")
+    if any(kind not in _TEXT_KINDS and not kind.endswith(_OF_TOOLS) for kind in sizes.kinds):
+        sizes.name_unbounded("a part of an unknown type")
+    lifetimes = sizes.cache_lifetimes
+    call.cache_write = "none" if not lifetimes else "5m" if lifetimes <= _SHORT_LIVED else "1h"
     tier = "fast" if body.get("speed") == "fast" else "standard" if body.get("service_tier") == "standard_only" else ""
     call.tier = _with_region(tier, body.get("inference_geo"))
     call.is_stream = bool(body.get("stream"))
-    call.reasons = fields(body.get("thinking")).get("type") in ("enabled", "adaptive", "between_tools")
+    thinking = fields(body.get("thinking")).get("type")
+    call.reasons = thinking in ("enabled", "adaptive", "between_tools")
+    if thinking == "enabled":
+        call.least_cap = min(_LEAST_THINKING + 1, call.declared_cap or 0)
+    call.has_images = sizes.has_images
+    call.unbounded = sizes.unbounded
+    call.features = frozenset(_features(body, sizes, tools or ()))
+    if sizes.pictures:
+        pictures = Pictures(sizes.pictures, anthropic_image_tokens)
+        call.pictures = pictures
+        sizes.extra_tokens += pictures.tokens(call.request_model)
+    return turns
+
+
+def _edits(body: Mapping[str, Any]) -> list[Any]:
+    return listed(fields(body.get("context_management")).get("edits")) or []
+
+
+_SAMPLING: Final = frozenset(("sampling",))
+
+
+def _is_tuned(temperature: Any) -> bool:
+    return temperature is not None and not (type(temperature) in (int, float) and temperature == 1)
+
+
+def _features(body: Mapping[str, Any], sizes: Sizes, tools: Iterable[Any]) -> Iterator[str]:
+    """What the model must be able to do, by the names of `prices.ladders.FEATURES`."""
+    yield from (feature for kind, feature in _OF_PARTS.items() if kind in sizes.kinds)
+    for tool in tools:
+        kind = text_of(fields(tool).get("type"))
+        yield next((feature for start, feature in _OF_TOOL.items() if kind.startswith(start)), "tools")
+    if body.get("mcp_servers"):
+        yield "mcp"
+    if fields(body.get("tool_choice")).get("type") in ("any", "tool"):
+        yield "forced_tools"
+    output = fields(body.get("output_config"))
+    if output.get("format") is not None or body.get("output_format") is not None:
+        yield "structured_output"
+    thinking = fields(body.get("thinking")).get("type")
+    if thinking == "disabled":
+        yield "reasoning_none"
+    elif thinking is not None:
+        yield "reasoning"
+        yield _THINKING.get(text_of(thinking), "reasoning_adaptive")
+    if output.get("effort") is not None:
+        yield "reasoning"
+        yield _EFFORTS.get(text_of(output.get("effort")), "reasoning_max")
+    if _is_tuned(body.get("temperature")) or body.get("top_p") is not None or body.get("top_k") is not None:
+        yield "sampling"
+    if body.get("stop_sequences"):
+        yield "stop"
+
+
+_OF_PARTS: Final = {
+    "image": "images",
+    "document": "files",
+    "file": "files",
+    "container_upload": "files",
+    "citations": "citations",
+    "thinking": "reasoning_history",
+    "redacted_thinking": "reasoning_history",
+}
+#: By how the type of a tool begins; any other tool is one that the caller runs.
+_OF_TOOL: Final = {
+    "web_search": "web_search",
+    "web_fetch": "web_fetch",
+    "code_execution": "code_interpreter",
+    "computer": "computer_use",
+    "browser": "computer_use",
+    "bash": "shell",
+    "text_editor": "shell",
+    "tool_search": "tool_search",
+    "mcp": "mcp",
+}
+_THINKING: Final = {
+    "enabled": "reasoning_budget",
+    "adaptive": "reasoning_adaptive",
+    "between_tools": "reasoning_between_tools",
+}
+_EFFORTS: Final = {
+    "low": "reasoning_effort",
+    "medium": "reasoning_effort",
+    "high": "reasoning_effort",
+    "xhigh": "reasoning_xhigh",
+}
 
 
 class _EventReader:
@@ -142,7 +308,7 @@ class _EventReader:
 
     def finish(self) -> None:
         start, delta = fields(self._start), fields(self._delta)
-        _read_head(self._call, start)
+        _read_head(self._call, start, fields(start.get("usage")))
         self._call.is_cut = fields(delta.get("delta")).get("stop_reason") == "max_tokens"
         if delta.get("usage") is not None:
             self._call.usage = _read_usage(self._call, _overlay(start.get("usage"), delta["usage"]))
@@ -155,7 +321,8 @@ class _EventReader:
             for part in (found.get("delta"), found.get("content_block")):
                 pieces += [text for name, item in fields(part).items() if name in _GENERATED for text in texts(item)]
         sizes.add_joined(pieces)
-        _read_head(self._call, fields(self._start))
+        start = fields(self._start)
+        _read_head(self._call, start, fields(start.get("usage")))
         if fields(fields(self._delta).get("delta")).get("stop_reason"):
             self.finish()
         self._call.received_tokens = sizes.received_tokens()
@@ -176,9 +343,11 @@ def _most_searches(tool: Any) -> int:
     return _uses(found) if str(found.get("type")).startswith("web_search") else 0
 
 
-def _add_tools(sizes: Sizes, tools: list[Any]) -> int:
+def _add_tools(sizes: Sizes, tools: list[Any]) -> tuple[int, int]:
+    """Count the tools; returns their bytes, and how often those that run at the provider may be used."""
     size = sizes.add_json(tools)
     sizes.extra_tokens += _TOKENS_FOR_TOOLS
+    turns = 0
     for tool in tools:
         found = fields(tool)
         kind = found.get("type")
@@ -190,27 +359,33 @@ def _add_tools(sizes: Sizes, tools: list[Any]) -> int:
         sizes.extra_tokens += _TOKENS_PER_OWN_TOOL
         if kind.startswith(_SERVER_TOOLS):
             sizes.extra_tokens += _SERVER_TOOL_TOKENS * _uses(found)
-    return size
+            turns += _uses(found)
+            if whole_number(found.get("max_uses")) is None:
+                sizes.name_unbounded(next(name for name in _SERVER_TOOLS if kind.startswith(name)))
+    return size, turns
 
 
 def _overlay(start: Any, delta: Any) -> dict[str, Any]:
     return {**fields(start), **{name: value for name, value in fields(delta).items() if value is not None}}
 
 
-def _read_head(call: Call, found: Mapping[str, Any]) -> None:
+def _read_head(call: Call, found: Mapping[str, Any], usage: Mapping[str, Any]) -> None:
     response_id, model = found.get("id"), found.get("model")
     if type(response_id) is str:
         call.response_id = response_id[:200]
     if type(model) is str:
         call.response_model = model[:200]
-    usage = fields(found.get("usage"))
     served = "fast" if usage.get("speed") == "fast" else usage.get("service_tier")
     if type(served) is str:
-        call.served_tier = _with_region(served[:40], usage.get("inference_geo"))
+        geo = usage.get("inference_geo")
+        call.served_tier = served[:40] if geo is None else _with_region(served[:40], geo)
 
 
 #: Fields of a delta or a block that the model wrote.
 _GENERATED: Final = frozenset(("text", "thinking", "partial_json", "input", "content"))
+#: Fields of a usage that is more than input and output.
+_OUT_OF_THE_ORDINARY: Final = ("output_tokens_details", "server_tool_use", "iterations")
+_NOTHING: Final[Mapping[str, Any]] = {}
 _INPUT_BUCKETS: Final = ("uncached_input_tokens", "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens")
 
 
@@ -219,6 +394,19 @@ def _read_usage(call: Call, usage: Mapping[str, Any]) -> Usage | None:
 
     What a compaction used is not in the totals (anthropic 2.12.0, `types/beta/beta_usage.py`) and is added.
     """
+    read, output = usage.get("input_tokens"), usage.get("output_tokens")
+    written, cached = usage.get("cache_creation_input_tokens"), usage.get("cache_read_input_tokens")
+    if (
+        type(read) is int
+        and type(output) is int
+        and read
+        and read in COUNTS
+        and output in COUNTS
+        and (written is None or (written == 0 and type(written) is int))
+        and (cached is None or (cached == 0 and type(cached) is int))
+        and not any(map(usage.get, _OUT_OF_THE_ORDINARY))
+    ):
+        return Usage(uncached_input_tokens=read, visible_output_tokens=output)
     try:
         buckets = _read_buckets(call, usage)
         for turn in listed(usage.get("iterations")) or ():

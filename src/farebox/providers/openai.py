@@ -1,33 +1,40 @@
-"""OpenAI's wire format: chat completions.
+"""OpenAI's wire format: chat completions here, the other endpoints in modules of their own.
 
 Field names: openai 3.54.0, `types/chat/completion_create_params.py`, `types/completion_usage.py` (read 2026-11-21).
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
-from farebox._call import Call, Usage
+from farebox._call import Call
+from farebox.providers import StreamReader
+from farebox.providers._media import read_openai_part
+from farebox.providers._openai_responses import earlier_answer
+from farebox.providers._openai_surfaces import SURFACES
+from farebox.providers._openai_usage import CHAT, ChoicesReader, read_finish, read_head, read_usage
 from farebox.providers._reading import (
-    MOST_TOKENS,
+    COUNTS,
     Sizes,
-    UnreadableUsage,
-    count,
     fields,
     listed,
     text_of,
     texts,
     whole_number,
 )
+from farebox.providers._vision import Pictures, openai_image_tokens
 
 _CHAT: Final = "/chat/completions"
 _CAPS: Final = ("max_completion_tokens", "max_tokens")
+#: Models that refuse `max_tokens` (https://platform.openai.com/docs/api-reference/chat/create, read 2026-11-21).
+_NEW_CAP_MODELS: Final = ("o1", "o3", "o4", "gpt-5", "gpt-6")
 
-#: Most input tokens of one content part.  Images: gpt-4o-mini, 2,833 + 8 tiles of 5,667 (platform.openai.com/docs/guides/images,
-#: read 2026-11-21), the dearest in tokens.  A file or a recording may fill a context window.
-_MEDIA_TOKENS: Final = {"image_url": 48_169, "input_audio": 128_000, "file": 400_000}
+#: Most input tokens of one content part, where it can't be read or bounded.  A picture has its own by model; a file or a
+#: recording may fill a context window.
+_MEDIA_TOKENS: Final = {"image_url": 0, "input_audio": 128_000, "file": 400_000}
+_TEXT_KINDS: Final = frozenset(("text", "refusal", *_MEDIA_TOKENS))
 
 # Parameters that put nothing in front of the model.  Any other one counts as text.
 _NOT_READ: Final = frozenset(
@@ -39,20 +46,26 @@ _NOT_READ: Final = frozenset(
 
 #: Parameters of a request that says nothing out of the ordinary.
 _PLAIN_CALL: Final = frozenset(("messages", "model", "temperature", *_CAPS))
+_SYSTEM_ROLES: Final = ("system", "developer")
+_PLAIN_ROLES: Final = ("user", "assistant", *_SYSTEM_ROLES)
 
 # Hidden text around tools and per message: 3 to 4 tokens a message and some hundreds a tool list were measured.
 _TOKENS_PER_MESSAGE: Final = 16
 _TOKENS_PER_REQUEST: Final = 64
 _TOKENS_PER_TOOL: Final = 32
+#: A system prompt that a server's template writes of its own, and its preamble to tools.  The longest known are gpt-oss's
+#: and Qwen's, of 70 and 150 tokens (their `chat_template.jinja` on huggingface.co, read 2026-11-22).
+_TOKENS_OF_TEMPLATE: Final = 512
+#: Tools that the caller runs, by "type".
+_CALLERS_TOOLS: Final = ("function", "custom", None)
 #: More choices than the API takes (128, platform.openai.com/docs/api-reference/chat, read 2026-11-21).
 _MOST_CHOICES: Final = 1_024
 #: A search puts up to this many tokens of pages in front of the model.
 _WEB_SEARCH_TOKENS: Final = 128_000
-_LAST_CHUNKS: Final = 3
 
 
 class OpenAI:
-    """Chat completions over `POST /chat/completions`."""
+    """Chat completions over `POST /chat/completions`, responses, embeddings and the old completions."""
 
     name = "openai"
     sdk = "openai"
@@ -61,23 +74,30 @@ class OpenAI:
 
     def read_request(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
         if not path.endswith(_CHAT):
-            return None
-        model, messages = text_of(body.get("model")), listed(body.get("messages"))
+            surface = SURFACES.get(path[path.rfind("/") :])
+            return None if surface is None else surface.read_request(self.name, body, server_address)
+        model, messages = body.get("model"), body.get("messages")
+        if type(model) is not str:
+            model = text_of(model)
+        if type(messages) is not list:
+            messages = listed(messages)
         if not model or not messages:
             return None
 
         sizes = Sizes(_MEDIA_TOKENS)
         system_bytes = last_bytes = 0
         for message in messages:
-            found = message if type(message) is dict else fields(message)
-            content = found.get("content")
-            if type(content) is str and len(found) == 2:
-                last_bytes = sizes.add_text(content)
-            else:
-                last_bytes = sizes.add(message)
-            if found.get("role") in ("system", "developer"):
+            if type(message) is dict and len(message) == 2:
+                content, role = message.get("content"), message.get("role")
+                if type(content) is str and role in _PLAIN_ROLES:
+                    last_bytes = sizes.add_text(content)
+                    if role in _SYSTEM_ROLES:
+                        system_bytes += last_bytes
+                    continue
+            found = fields(message)
+            last_bytes = _add_message(sizes, message, found, model)
+            if text_of(found.get("role")) in _SYSTEM_ROLES:
                 system_bytes += last_bytes
-        sizes.extra_tokens += _TOKENS_PER_REQUEST + _TOKENS_PER_MESSAGE * len(messages)
         call = Call(
             provider_name=self.name,
             operation_name="chat",
@@ -85,18 +105,34 @@ class OpenAI:
             server_address=server_address,
             request_model=model,
         )
-        call.cache_write, call.messages = "30m", len(messages)
-        call.system_bytes, call.last_message_bytes = system_bytes, last_bytes
-        if not _PLAIN_CALL.issuperset(body):
+        call.cache_write = "30m"
+        call.messages = len(messages)
+        call.last_message_bytes = last_bytes
+        if system_bytes:
+            call.system_bytes = system_bytes
+        cap, old_cap = body.get("max_completion_tokens"), body.get("max_tokens")
+        if cap is None:
+            cap = old_cap
+        elif old_cap is not None:
+            cap = (cap, old_cap)
+        if type(cap) is int and cap in COUNTS:
+            call.declared_cap = cap
+        elif cap is not None:
+            _read_caps(call, body)
+        if sizes.read_part is not None or not _PLAIN_CALL.issuperset(body):
             _read_options(call, body, sizes)
-        _read_caps(call, body)
-        call.text_bytes, call.dense_bytes = sizes.text_bytes, sizes.dense_bytes
-        call.extra_input_tokens = sizes.extra_tokens
-        call.has_images = sizes.has_images
-        call.has_audio = call.has_audio or sizes.has_audio
+        elif "temperature" in body and _is_tuned(body["temperature"], 1):
+            call.features = _SAMPLING
+        extra_tokens = sizes.extra_tokens + _TOKENS_PER_REQUEST + _TOKENS_PER_MESSAGE * call.messages
+        call.text_bytes = sizes.text_bytes
+        call.dense_bytes = sizes.dense_bytes
+        call.extra_input_tokens = extra_tokens
+        call.proven_input_tokens = sizes.text_bytes + sizes.surplus + extra_tokens + _TOKENS_OF_TEMPLATE
         return call
 
     def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
+        if call.endpoint != _CHAT:
+            return SURFACES[call.endpoint].rewrite(call, body)
         changes: dict[str, Any] = {}
         if call.sent_model:
             changes["model"] = call.sent_model
@@ -104,6 +140,10 @@ class OpenAI:
             declared = [name for name in _CAPS if body.get(name) is not None]
             for name in declared or [_cap_name(call)]:
                 changes[name] = call.sent_cap
+        if call.sent_model and body.get("max_tokens") is not None and call.model.startswith(_NEW_CAP_MODELS):
+            # The model asked for took the old name, this one refuses it.  To the API null is as good as absent.
+            changes.setdefault("max_completion_tokens", changes.get("max_tokens", body["max_tokens"]))
+            changes["max_tokens"] = None
         if call.is_stream:
             options = fields(body.get("stream_options"))
             if not options.get("include_usage"):
@@ -112,23 +152,40 @@ class OpenAI:
         return changes
 
     def read_answer(self, call: Call, answer: Any) -> None:
+        if call.endpoint != _CHAT:
+            SURFACES[call.endpoint].read_answer(call, answer)
+            return
         found = fields(answer)
-        _read_head(call, found)
-        _read_finish(call, found)
+        read_head(call, found)
+        read_finish(call, found)
         usage = found.get("usage")
         if usage is not None:
-            call.usage = _read_usage(call, fields(usage))
+            call.usage = read_usage(call, usage, CHAT)
 
-    def stream_reader(self, call: Call) -> _ChatReader:
-        return _ChatReader(call)
+    def stream_reader(self, call: Call) -> StreamReader:
+        return _ChatReader(call) if call.endpoint == _CHAT else SURFACES[call.endpoint].stream_reader(call)
+
+    def answers(self, path: str, method: str) -> str:
+        """The id of the earlier response that a request asks after or stops, "" for any other request."""
+        return earlier_answer(path, method)
+
+
+def _add_message(sizes: Sizes, message: Any, found: Mapping[str, Any], model: str) -> int:
+    """Count a message that is more than a dict of a role and a text; `found` are its fields."""
+    content = found.get("content")
+    if len(found) == 2 and isinstance(content, str) and text_of(found.get("role")) in _PLAIN_ROLES:
+        return sizes.add_text(text_of(content))
+    if sizes.read_part is None:
+        sizes.read_part = partial(read_openai_part, model)
+    if fields(found.get("audio")).get("id") is not None:  # what the model said aloud before
+        sizes.extra_tokens += _MEDIA_TOKENS["input_audio"]
+        sizes.has_audio = True
+        sizes.name_unbounded("audio (by id)")
+    return sizes.add(message)
 
 
 def _read_caps(call: Call, body: Mapping[str, Any]) -> None:
     """The declared output cap.  Of two the larger: servers do not agree which of them counts."""
-    declared = body.get("max_completion_tokens")
-    if type(declared) is int and 0 <= declared <= MOST_TOKENS and "max_tokens" not in body:
-        call.declared_cap = declared
-        return
     for name in _CAPS:
         given = body.get(name)
         if given is not None:
@@ -143,154 +200,112 @@ def _read_options(call: Call, body: Mapping[str, Any], sizes: Sizes) -> None:
     """Whatever else a request may say that the model reads, or that changes the price."""
     tools = body.get("tools")
     if tools:
+        tools_listed = listed(tools) or ()
         call.tools_bytes = sizes.add_json(tools)
-        sizes.extra_tokens += _TOKENS_PER_TOOL * (len(listed(tools) or ()) + 8)
+        sizes.extra_tokens += _TOKENS_PER_TOOL * (len(tools_listed) + 8)
+        for tool in tools_listed:
+            if fields(tool).get("type") not in _CALLERS_TOOLS:
+                sizes.name_unbounded("tools (run by the server)")
+                break
     for name in body.keys() - _NOT_READ:
         sizes.add_json(body[name])
     if body.get("web_search_options") is not None:
         call.most_web_searches = 1
         sizes.extra_tokens += _WEB_SEARCH_TOKENS
-    if fields(body.get("prompt_cache_options")).get("ttl") == "12h":
+        sizes.name_unbounded("web_search_options")
+    if not sizes.kinds <= _TEXT_KINDS:
+        sizes.name_unbounded("a part of an unknown type")
+    if fields(body.get("prompt_cache_options")).get("ttl") == "12h" or "12h" in sizes.cache_lifetimes:
         call.cache_write = "12h"
     tier = body.get("service_tier")
     call.tier = tier if isinstance(tier, str) and tier != "auto" else ""
     call.is_stream = bool(body.get("stream"))
     call.choices = min(whole_number(body.get("n")) or 1, _MOST_CHOICES)
     call.reasons = body.get("reasoning_effort") not in (None, "none")
-    call.has_audio = bool(body.get("audio"))
+    call.has_images, call.has_audio = sizes.has_images, sizes.has_audio or bool(body.get("audio"))
+    call.unbounded = sizes.unbounded
+    call.features = frozenset(_features(body, sizes))
+    if sizes.pictures:
+        pictures = Pictures(sizes.pictures, openai_image_tokens)
+        call.pictures = pictures
+        sizes.extra_tokens += pictures.tokens(call.request_model)
 
 
-class _ChatReader:
-    """Keeps the last chunk that had usage: some servers send it once, some in every chunk, always cumulative."""
+_SAMPLING: Final = frozenset(("sampling",))
+_EFFORTS: Final = {
+    "minimal": "reasoning_minimal",
+    "low": "reasoning_effort",
+    "medium": "reasoning_effort",
+    "high": "reasoning_effort",
+    "xhigh": "reasoning_xhigh",
+}
 
-    __slots__ = ("_call", "_hides", "_is_final", "_recent", "_usage")
 
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._hides = call.adds_usage_chunk
-        #: The last chunks: of one choice the end is among them, and a filter's verdict or a usage chunk may follow it.
-        self._recent: deque[Any] = deque(maxlen=_LAST_CHUNKS)
-        self._usage: Any = None
-        self._is_final = False
+def _is_tuned(value: Any, usual: int) -> bool:
+    return value is not None and not (type(value) in (int, float) and value == usual)
 
-    def see(self, chunk: Any) -> bool:
-        try:
-            usage, choices = chunk.usage, chunk.choices
-        except AttributeError:
-            found = fields(chunk)
-            usage, choices = found.get("usage"), found.get("choices")
-        if usage is not None:
-            self._usage = usage
-        if choices:
-            self._is_final = False
-            self._recent.append(chunk)
-            if self._call.choices > 1:
-                _read_finish(self._call, fields(chunk))
-            return False
-        # Before the answer has ended a chunk without choices is a server's own matter; after it, it is the usage chunk.
-        self._is_final = usage is not None
-        return self._hides and (usage is not None or self._has_ended())
 
-    def _has_ended(self) -> bool:
-        """Whether a choice has said how it ended."""
-        return any(
-            fields(choice).get("finish_reason")
-            for chunk in self._recent
-            for choice in listed(fields(chunk).get("choices")) or ()
-        )
+def _features(body: Mapping[str, Any], sizes: Sizes) -> Iterator[str]:
+    """What the model must be able to do, by the names of `prices.ladders.FEATURES`."""
+    yield from (name for name, kind in _INPUTS if kind in sizes.kinds)
+    effort = body.get("reasoning_effort")
+    if effort == "none":
+        yield "reasoning_none"
+    elif effort is not None:
+        yield "reasoning"
+        yield _EFFORTS.get(text_of(effort), "reasoning_max")
+    if body.get("tools") or body.get("functions"):
+        yield "tools"
+        yield "chat_tools" if effort is None else "chat_tools_none" if effort == "none" else "chat_tools_reasoning"
+    for name in ("tool_choice", "function_call"):
+        if body.get(name) not in (None, "auto", "none"):
+            yield "forced_tools"
+    form = body.get("response_format")
+    kind = fields(form).get("type")
+    if form is not None and kind != "text":
+        yield "json_mode" if kind == "json_object" else "structured_output"
+    modalities = tuple(texts(body["modalities"])) if "modalities" in body else ()
+    if body.get("audio") or "audio" in modalities:
+        yield "audio_output"
+    if "image" in modalities:
+        yield "image_generation"
+    if (whole_number(body.get("n")) or 1) > 1:
+        yield "choices"
+    if _is_tuned(body.get("temperature"), 1) or body.get("top_p") is not None:
+        yield "sampling"
+    yield from (feature for name, feature in _ASKED_BY if body.get(name))
+    if body.get("web_search_options") is not None:
+        yield "web_search"
 
-    def finish(self) -> None:
-        for chunk in self._recent:
-            found = fields(chunk)
-            _read_head(self._call, found)
-            _read_finish(self._call, found)
-        if self._usage is None:
-            return
-        if self._is_final or self._has_ended():
-            self._call.usage = _read_usage(self._call, fields(self._usage))
-        else:
-            self._call.doubt = "the stream ended before its answer"
 
-    def abandon(self, chunks: list[Any]) -> None:
-        sizes, pieces = Sizes({}), []
-        for chunk in chunks:
-            self.see(chunk)
-            for choice in listed(fields(chunk).get("choices")) or ():
-                delta = fields(fields(choice).get("delta"))
-                pieces += [text for name, item in delta.items() if name != "role" for text in texts(item)]
-        sizes.add_joined(pieces)
-        if self._is_final:
-            self.finish()
-        else:
-            for chunk in self._recent:
-                _read_head(self._call, fields(chunk))
-        self._call.received_tokens = sizes.received_tokens()
+#: Parts of messages, and parameters that mean something unless they are empty, false or zero.
+_INPUTS: Final = (("images", "image_url"), ("audio", "input_audio"), ("files", "file"))
+_ASKED_BY: Final = (
+    ("presence_penalty", "penalties"),
+    ("frequency_penalty", "penalties"),
+    ("logit_bias", "penalties"),
+    ("logprobs", "logprobs"),
+    ("top_logprobs", "logprobs"),
+    ("stop", "stop"),
+    ("prediction", "prediction"),
+    ("verbosity", "verbosity"),
+)
+
+
+class _ChatReader(ChoicesReader):
+    """As a stream of choices, whose deltas hold more than text."""
+
+    __slots__ = ()
+
+    def said(self, choice: Any) -> Iterator[str]:
+        delta = fields(fields(choice).get("delta"))
+        return (text for name, item in delta.items() if name != "role" for text in texts(item))
 
 
 def _cap_name(call: Call) -> str:
     """The cap parameter that the server takes: OpenAI's own models reject the old name, other servers may not know the new."""
     own = call.server_address.endswith((".openai.com", ".openai.azure.com"))
-    return (
-        "max_completion_tokens" if own or call.model.startswith(("o1", "o3", "o4", "gpt-5", "gpt-6")) else "max_tokens"
-    )
-
-
-def _read_head(call: Call, found: Mapping[str, Any]) -> None:
-    response_id, model, tier = found.get("id"), found.get("model"), found.get("service_tier")
-    if type(response_id) is str:
-        call.response_id = response_id[:200]
-    if type(model) is str:
-        call.response_model = model[:200]
-    if type(tier) is str:
-        call.served_tier = tier[:40]
-
-
-def _read_finish(call: Call, found: Mapping[str, Any]) -> None:
-    choices = found.get("choices")
-    for choice in choices if type(choices) is list else ():
-        if fields(choice).get("finish_reason") == "length":
-            call.is_cut = True
-
-
-def _read_usage(call: Call, usage: Mapping[str, Any]) -> Usage | None:
-    """Disjoint buckets of a CompletionUsage, whose details are parts of its totals.
-
-    Parts that add up to more than the whole cannot be believed: then the whole counts at the full rate.
-    """
-    try:
-        whole_input = count(usage, "prompt_tokens", required=True)
-        whole_output = count(usage, "completion_tokens", required=True)
-        if not whole_input:
-            raise UnreadableUsage("usage.prompt_tokens is 0")
-        into = fields(usage.get("prompt_tokens_details"))
-        out = fields(usage.get("completion_tokens_details"))
-        if not any(into.values()) and not any(out.values()):
-            return Usage(uncached_input_tokens=whole_input, visible_output_tokens=whole_output)
-        cached = count(into, "cached_tokens") if into else 0
-        written = count(into, "cache_write_tokens") if into else 0
-        audio = count(into, "audio_tokens") if into else 0
-        images = count(into, "image_tokens") if into else 0
-        reasoning = count(out, "reasoning_tokens") if out else 0
-        spoken = count(out, "audio_tokens") if out else 0
-    except UnreadableUsage as reason:
-        call.doubt = str(reason)
-        return None
-    if cached + written + audio + images > whole_input:
-        cached = written = 0
-        audio, images = min(audio, whole_input), max(0, min(images, whole_input - audio))
-    if reasoning + spoken > whole_output:
-        reasoning, spoken = 0, min(spoken, whole_output)
-    return Usage(
-        uncached_input_tokens=whole_input - cached - written - audio - images,
-        cache_read_tokens=cached,
-        cache_write_30m_tokens=0 if call.cache_write == "12h" else written,
-        cache_write_12h_tokens=written if call.cache_write == "12h" else 0,
-        input_audio_tokens=audio,
-        input_image_tokens=images,
-        visible_output_tokens=whole_output - reasoning - spoken,
-        reasoning_tokens=reasoning,
-        output_audio_tokens=spoken,
-    )
+    return "max_completion_tokens" if own or call.model.startswith(_NEW_CAP_MODELS) else "max_tokens"
 
 
 PROVIDER: Final = OpenAI()
