@@ -211,9 +211,15 @@ def _rungs(
             raise ValueError(
                 f"at={{{rungs[-1].share}: ..., {share}: ...}} is out of order; write the lowest rung first"
             )
-        mode = None if callable(action) and not isinstance(action, (Mode, type)) else read_mode(action)
+        said = f"at={{{share}: ...}}"
+        mode = None if callable(action) and not isinstance(action, (Mode, type)) else read_mode(action, said=said)
         if mode is not None:
-            _check_mode(f"at={{{share}: ...}}", mode, limits)
+            _check_mode(said, mode, limits)
+            if not mode.at_rungs:
+                raise ValueError(
+                    f"{said}={mode.name!r} can do nothing below the limit; choose block, downgrade, truncate or warn, "
+                    "or a callable to be told"
+                )
         exact = Decimal(str(share))
         thresholds = tuple(
             None if limit == NO_LIMIT or not limit else int((exact * limit).to_integral_value(ROUND_CEILING))

@@ -12,7 +12,7 @@ from farebox import _rungs, _speak
 from farebox._call import Call
 from farebox._frames import BudgetFrame
 from farebox._line import Line, Steps
-from farebox._plan import Plan, rewritten
+from farebox._plan import Plan, quote_again
 from farebox.errors import ScopeEnded
 from farebox.ledgers import Answer, Ledger, Shortfall
 from farebox.on_exceed import Decision, Proceed, Rewrite, Short, Stop, Wait
@@ -28,10 +28,12 @@ def negotiate(call: Call, plan: Plan, answer: Answer | None) -> Steps:
     """
     has_waited = False
     rounds = 0
+    rewritten: list[tuple[BudgetFrame, Short, str]] = []  # to be told once the cap is known
     try:
         if answer is None:
-            plan = _at_rungs(call, plan)
+            plan = _at_rungs(call, plan, rewritten)
             answer = plan.reserve(call)
+            _tell(rewritten)
         while isinstance(answer, Shortfall):
             speaker = speaker_of(plan, answer)
             mode = speaker.budget.mode
@@ -56,7 +58,7 @@ def negotiate(call: Call, plan: Plan, answer: Answer | None) -> Steps:
                 answer = yield _line(call, plan, answer, speaker.budget.patience_seconds)
                 rounds += 1
                 continue
-            plan = _obey(call, plan, speaker, short, answer, decision, mode.name)
+            plan = _obey(call, plan, speaker, short, answer, decision, mode.name, rewritten)
             if isinstance(decision, Proceed):
                 plan.forced = (*plan.forced, answer.account)
                 if decision.raises_after:
@@ -64,6 +66,7 @@ def negotiate(call: Call, plan: Plan, answer: Answer | None) -> Steps:
                 elif not mode.stops:
                     _speak.warn_passed(call, speaker, answer)
             answer = plan.reserve(call)
+            _tell(rewritten)
         if plan.grant is None:  # it came while waiting
             plan.admit(call, answer)
     except BaseException as error:
@@ -72,7 +75,7 @@ def negotiate(call: Call, plan: Plan, answer: Answer | None) -> Steps:
         raise
 
 
-def _at_rungs(call: Call, plan: Plan) -> Plan:
+def _at_rungs(call: Call, plan: Plan, rewritten: list[tuple[BudgetFrame, Short, str]]) -> Plan:
     """Let the highest entered rung of each budget speak, innermost first; one that can do nothing is passed by."""
     assert plan.frame is not None
     for speaker in plan.frame.budgets:
@@ -86,7 +89,7 @@ def _at_rungs(call: Call, plan: Plan) -> Plan:
         decision = rung.mode.decide(short)
         if decision is None or isinstance(decision, Wait):
             continue
-        plan = _obey(call, plan, speaker, short, shortfall, decision, rung.mode.name)
+        plan = _obey(call, plan, speaker, short, shortfall, decision, rung.mode.name, rewritten)
         if isinstance(decision, Proceed) and not rung.mode.stops:
             _speak.warn_passed(call, speaker, shortfall)
     return plan
@@ -100,8 +103,9 @@ def _obey(
     shortfall: Shortfall,
     decision: Decision | None,
     mode: str,
+    rewritten: list[tuple[BudgetFrame, Short, str]],
 ) -> Plan:
-    """Do what a mode decided, and publish it.
+    """Do what a mode decided, and publish it; what it has rewritten is published once it is held.
 
     Raises:
         BudgetExceeded: it said stop.
@@ -110,9 +114,8 @@ def _obey(
     if isinstance(decision, Rewrite) and call.fixed_usd_nanos is None:
         if decision.raises_when_cut:
             plan.cut_by = speaker
-        plan = rewritten(call, plan, decision)
-        _speak.publish_decision(speaker, short, mode, "rewrite")
-        return plan
+        rewritten.append((speaker, short, mode))
+        return quote_again(call, plan, decision)
     if isinstance(decision, Proceed):
         _speak.publish_decision(speaker, short, mode, "proceed")
         return plan
@@ -121,6 +124,12 @@ def _obey(
     if isinstance(decision, Stop) and decision.ends_scope and not speaker.is_left:
         raise ScopeEnded(str(error), frame=speaker, default=decision.default) from error
     raise error
+
+
+def _tell(rewritten: list[tuple[BudgetFrame, Short, str]]) -> None:
+    for speaker, short, mode in rewritten:
+        _speak.publish_decision(speaker, short, mode, "rewrite")
+    rewritten.clear()
 
 
 def _may_cross(call: Call, speaker: BudgetFrame) -> bool:

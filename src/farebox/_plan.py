@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
@@ -17,11 +17,15 @@ from farebox import _config, _speak
 from farebox._call import Call
 from farebox._frames import BudgetFrame, Frame
 from farebox._needs import PRIOR_TOKENS, PRIOR_TOKENS_REASONING, Site
-from farebox.ledgers import NO_LIMIT, Account, Answer, Grant, Ledger, Need
+from farebox.ledgers import NO_LIMIT, Account, Answer, Grant, Ledger, Need, with_slack
+from farebox.on_exceed import Rewrite
 from farebox.prices import Rates
+from farebox.prices.bounds import proven_tokens
 from farebox.prices.limits import ModelLimits
 
 _tuple: Final = tuple.__new__
+#: Chunks of a stream that hold no token: those that open and close it and its parts.
+_CHUNKS_WITHOUT_TEXT: Final = 16
 
 
 class _Thread(threading.local):
@@ -92,6 +96,8 @@ class Plan:
         call.bound_tokens = grant.tokens
         if self.sends_cap and grant.cap != call.declared_cap:
             call.sent_cap = grant.cap
+            if self.cut_by is not None:
+                call.most_chunks = with_slack(grant.cap) + _CHUNKS_WITHOUT_TEXT
         if self.journal is not self.books:
             held = Need(grant.usd_nanos, 0, grant.tokens, 0, 1)
             self.journal.reserve(call.number, (), held, owner=self.owner, call=call)
@@ -208,7 +214,7 @@ def _proven(call: Call, frame: Frame) -> int:
     if unbounded:
         speaker = next(budget for budget in frame.budgets if budget.budget.proves_input)
         raise _speak.unbounded(call, speaker, unbounded)
-    return call.proven_input_tokens
+    return proven_tokens(call)
 
 
 def _stand_in(call: Call, frame: Frame, state: _config.State) -> Rates | None:
@@ -254,7 +260,7 @@ def _unspent_tokens(frame: Frame, nanos_per_token: int, tokens_per_token: int) -
     return max(0, min(unspent, default=0))
 
 
-def rewritten(call: Call, plan: Plan, rewrite: Any) -> Plan:
+def quote_again(call: Call, plan: Plan, rewrite: Rewrite) -> Plan:
     """The call as a mode wants it sent, quoted anew.  A cap is never raised above what the caller allowed."""
     if rewrite.model is not None:
         call.sent_model = rewrite.model

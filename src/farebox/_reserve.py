@@ -40,6 +40,7 @@ class Hold:
 
         Raises:
             ValueError: an amount that is negative or not finite, tokens that are no whole number.
+            BudgetExceeded: it was let past a limit by a budget in mode `"raise"`.
         """
         usd_nanos, used = to_nanos(usd, "usd"), _tokens(tokens)
         call = self._call
@@ -48,6 +49,8 @@ class Hold:
             call.known_usd_nanos = usd_nanos
             call.usage = Usage(uncached_input_tokens=used)
             signals.post_call.send(call.provider_name, call=call)
+            if call.raises is not None:
+                raise call.raises
 
     def release(self) -> None:
         """Nothing was billed: give everything back."""
@@ -63,6 +66,8 @@ class Hold:
             self._call.outcome = "unknown"
             self._call.error_class = "" if error is None else type(error).__name__
             signals.post_call.send(self._call.provider_name, call=self._call)
+            if error is None and self._call.raises is not None:
+                raise self._call.raises
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -68,10 +68,10 @@ def publish_decision(speaker: BudgetFrame, short: Short, mode: str, did: Any) ->
 _NUMBERS: Final = tuple(field.name for field in attrs.fields(Short) if field.name != "call")
 
 
-def publish_cut(call: Call, speaker: BudgetFrame, cap: int) -> None:
-    """An answer ended at the cap that farebox sent; warned about once a frame."""
+def publish_cut(call: Call, speaker: BudgetFrame, cap: int, *, warns: bool) -> None:
+    """An answer ended at the cap that farebox sent; warned about once a frame, unless it will be raised."""
     _publish(speaker, _after_the_fact(call, speaker, "cut"))
-    if not speaker.has_warned:
+    if warns and not speaker.has_warned:
         speaker.has_warned = True
         warn_late(
             f"an answer of {call.model} ended at {cap} output tokens, the cap that was sent for budget "
@@ -84,7 +84,7 @@ def publish_debt(call: Call, speakers: Sequence[BudgetFrame]) -> None:
     """A call took more than was held for it, or than was left."""
     _logger.warning(
         "%s cost %s with a bound of %s; what is past the bound or the limit is charged and kept as debt",
-        call.model,
+        _what(call),
         show("usd", call.cost_usd_nanos or 0),
         show("usd", call.bound_usd_nanos),
     )
@@ -115,7 +115,7 @@ def exceeded(
     else:
         remedy = "waiting is useless: a new scope starts with its full limit"
     return BudgetExceeded(
-        f"budget {budget.name!r} ({show(unit, short.limit)}) needs {show(unit, short.needed)} for {call.model} "
+        f"budget {budget.name!r} ({show(unit, short.limit)}) needs {show(unit, short.needed)} for {_what(call)} "
         f"but has {show(unit, max(0, short.limit - short.spent - short.reserved))} remaining\n"
         f"  scope: {path}; spent {show(unit, short.spent)}, reserved {show(unit, short.reserved)}; {remedy}",
         budget=budget.name,
@@ -146,7 +146,7 @@ def crossed(call: Call, speaker: BudgetFrame) -> BudgetExceeded | None:
     event = _after_the_fact(call, speaker, "debt")
     if event.spent <= event.limit:
         return None
-    return _over(speaker, event, f"was passed by a call to {call.model}, as its mode allows once")
+    return _over(speaker, event, f"was passed by {_what(call)}, as its mode allows once")
 
 
 def cut_short(call: Call, speaker: BudgetFrame) -> BudgetExceeded:
@@ -169,6 +169,11 @@ def _over(speaker: BudgetFrame, event: DecisionEvent, what: str) -> BudgetExceed
         needed=event.needed,
         kind="exhausted",
     )
+
+
+def _what(call: Call) -> str:
+    """What is paid for, in a message: the model, or what is done without one."""
+    return call.model or call.operation_name
 
 
 def _shown(unit: Unit, amount: Decimal | int) -> str:

@@ -171,12 +171,14 @@ class Mode:
         name: What `on_exceed=` calls it.
         units: What it can do something about; a budget that limits nothing of it can't have this mode.
         waits: A call that would fit once calls in flight settle waits for them before the mode is asked.
+        at_rungs: The mode can do something below the limit, too, as a value of `at=`.
         stops: The mode can refuse.  One that can't is no reason to refuse a model without a price, or to cap a call.
     """
 
     name: ClassVar[str]
     units: ClassVar[tuple[Unit, ...]] = ("usd", "tokens", "calls")
     waits: ClassVar[bool] = True
+    at_rungs: ClassVar[bool] = True
     stops: ClassVar[bool] = True
 
     def check(self, card: RateCard) -> None:
@@ -254,9 +256,10 @@ class Clamp(Mode):
 
     name = "clamp"
     units = ("usd", "tokens")
+    at_rungs = False
 
     def decide(self, short: Short) -> Decision | None:
-        if short.unit == "calls" or short.rung is not None or not short.call.can_lower_cap:
+        if short.unit == "calls" or not short.call.can_lower_cap:
             return None
         return Rewrite(fits_cap=True)
 
@@ -268,6 +271,8 @@ class WaitForMoney(Mode):
     """
 
     name = "wait"
+    waits = False  # it is its own wait
+    at_rungs = False
 
     def __init__(self, timeout: float = 60.0) -> None:
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
@@ -278,7 +283,7 @@ class WaitForMoney(Mode):
 
     def decide(self, short: Short) -> Decision | None:
         left = self._timeout_seconds - short.waited_seconds
-        if short.rung is not None or left <= 0:
+        if left <= 0:
             return None
         if short.kind == "contended":
             return Wait(left)
@@ -304,10 +309,11 @@ class Break(Mode):
 
     name = "break"
     units = ("usd", "tokens")
+    at_rungs = False
 
     def decide(self, short: Short) -> Decision | None:
         call = short.call
-        if short.unit == "calls" or short.rung is not None:
+        if short.unit == "calls":
             return None
         if not call.is_stream or call.declared_cap is None or not call.can_lower_cap:
             return None
@@ -318,11 +324,10 @@ class Raise(Mode):
     """Let one call cross the limit, then raise with its response; what comes after is refused before it is sent."""
 
     name = "raise"
+    at_rungs = False
 
     def decide(self, short: Short) -> Decision | None:
-        if short.rung is not None or short.spent >= short.limit:
-            return None
-        return Proceed(raises_after=True)
+        return None if short.spent >= short.limit else Proceed(raises_after=True)
 
 
 class Ask(Mode):
@@ -360,12 +365,14 @@ def mode_names() -> list[str]:
 
 def option_names(value: OnExceed) -> list[str]:
     """The options that a mode called by name takes, beside those of every budget; a mode object has its own already."""
-    found = _called(value) if isinstance(value, str) else None
+    found = _called(value, "on_exceed") if isinstance(value, str) else None
     return list(inspect.signature(found).parameters) if isinstance(found, type) else []
 
 
-def read_mode(value: OnExceed, options: Mapping[str, Any] | None = None) -> Mode:
+def read_mode(value: OnExceed, options: Mapping[str, Any] | None = None, *, said: str = "on_exceed") -> Mode:
     """The mode that an `on_exceed=` means; `options` go to the class of one called by name.
+
+    `said` is the word that errors name.
 
     Raises:
         ValueError: a name that no mode has; the message lists the choices.
@@ -374,16 +381,16 @@ def read_mode(value: OnExceed, options: Mapping[str, Any] | None = None) -> Mode
     if isinstance(value, Mode):
         return value
     if isinstance(value, str):
-        found = _called(value)
+        found = _called(value, said)
         return read_mode(found(**(options or {})) if isinstance(found, type) else found)
     if isinstance(value, type):
-        raise TypeError(f"on_exceed={value.__name__} is a class; pass an object: on_exceed={value.__name__}()")
+        raise TypeError(f"{said}={value.__name__} is a class; pass an object: {said}={value.__name__}()")
     if callable(value):
         return Ask(value)
-    raise TypeError(f"on_exceed={value!r} is a {type(value).__name__}; pass a mode's name, a mode or a callable")
+    raise TypeError(f"{said}={value!r} is a {type(value).__name__}; pass a mode's name, a mode or a callable")
 
 
-def _called(name: str) -> Any:
+def _called(name: str, said: str) -> Any:
     """The class of a mode, or whatever else an entry point of that name is."""
     if name in _BUILT_IN:
         return _BUILT_IN[name]
@@ -392,4 +399,4 @@ def _called(name: str) -> Any:
     for point in entry_points(group="farebox.modes", name=name):
         return point.load()
     choices = ", ".join(repr(name) for name in mode_names())
-    raise ValueError(f"on_exceed={name!r} is no mode; choose from {choices}, or pass a callable")
+    raise ValueError(f"{said}={name!r} is no mode; choose from {choices}, or pass a callable")
