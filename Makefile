@@ -10,10 +10,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench storm format clean
+.PHONY: help demo test lint types bench admission peers storm format clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMP) ## a guided run against a fake provider: no key, no network
 	@$(PY) docs/demo.py
@@ -30,6 +30,12 @@ types: $(STAMP) ## mypy, strict
 
 bench: $(STAMP) ## what farebox adds to a call
 	@$(PY) benchmarks/overhead.py
+
+admission: $(STAMP) ## how much of a budget gets used, and what is cut or refused
+	@$(PY) benchmarks/admission.py --write
+
+peers: $(STAMP) ## the same work through farebox and five other libraries
+	@$(PY) benchmarks/peers.py --fresh --write
 
 storm: $(STAMP) ## all tests, the long ones too
 	@FAREBOX_STORM=long $(PY) -m pytest --timeout=3600
