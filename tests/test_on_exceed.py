@@ -46,7 +46,7 @@ def test_a_mode_from_outside_is_found_by_its_entry_point(monkeypatch: pytest.Mon
     assert isinstance(read_mode("polite"), Polite)
     assert mode_names() == sorted([*BUILT_IN, "polite"])
     with pytest.raises(
-        ValueError, match="on_exceed='rude' is no mode; choose from 'block', .*'polite', .*'warn', or pass a callable"
+        ValueError, match=r"on_exceed='rude' is no mode; choose from 'block', .*'polite', .*'warn', or pass a callable"
     ):
         read_mode("rude")
 

@@ -64,8 +64,10 @@ ROOMS = {
         "the subscriber: the one place where all of it meets",
         BUDGETS | rooms("_scope _line _speak _plan _rungs _negotiate"),
     ),
-    "_streams": Room("an SDK's plumbing; budgets are behind the bus", rooms("errors _call signals providers")),
-    "_seam": Room("as above", rooms("errors _call signals providers _streams")),
+    "_bodies": Room("the form of a request; knows no vendor and no call"),
+    "_pending": Room("calls that are answered later; knows nobody who answers", rooms("_call")),
+    "_streams": Room("an SDK's plumbing; budgets are behind the bus", rooms("errors _call signals providers _bodies _pending")),
+    "_seam": Room("as above", rooms("errors _call signals providers _bodies _pending _streams")),
     "_instrument": Room(
         "as above, and the scope that one client brings along",
         rooms("errors _call signals providers _seam _threads _imports _frames _scope"),

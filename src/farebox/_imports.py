@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
 
 _waiting: dict[str, list[Callable[[], None]]] = {}
 
@@ -43,30 +43,33 @@ def _leave_if_idle() -> None:
         sys.meta_path.remove(_finder)
 
 
-class _Finder(importlib.abc.MetaPathFinder):
-    """Finds nothing itself: has the others find, and wraps the loader of a module somebody waits for."""
+class _Finder:
+    """Finds nothing itself: has the others find, and wraps the loader of a module somebody waits for.
+
+    Neither it nor the loader is a subclass of what `importlib.abc` has: that is slow to import, and adds nothing here.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+    ) -> ModuleSpec | None:
         if fullname not in _waiting:
             return None
         for finder in sys.meta_path:
             spec = None if finder is self else finder.find_spec(fullname, path, target)
             if spec is not None and spec.loader is not None:
-                spec.loader = _Loader(spec.loader)
+                spec.loader = cast(Any, _Loader(spec.loader))
                 return spec
         return None
 
 
-class _Loader(importlib.abc.Loader):
+class _Loader:
     def __init__(self, loader: Any) -> None:
         self._loader = loader
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         created: ModuleType | None = self._loader.create_module(spec)
         return created
 

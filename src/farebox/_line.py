@@ -6,7 +6,6 @@ yields when it wants to wait; `drive_thread` and `drive_task` run such a generat
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -34,10 +33,18 @@ class Line:
     forced: tuple[Account, ...]
     short: Shortfall
     seconds: float
+    renew: Callable[[], Need] | None = None
 
     def enter(self, wake: Callable[[], None]) -> Answer | Ticket:
         return self.ledger.park(
-            self.call.number, self.accounts, self.need, owner=self.owner, call=self.call, forced=self.forced, wake=wake
+            self.call.number,
+            self.accounts,
+            self.need,
+            owner=self.owner,
+            call=self.call,
+            forced=self.forced,
+            wake=wake,
+            renew=self.renew,
         )
 
     def deadline(self) -> float:
@@ -93,6 +100,8 @@ async def drive_task(steps: Steps) -> None:
 
 
 def _wait_thread(line: Line) -> Answer:
+    import asyncio  # here and not above: it is the slowest import of all, and few calls ever wait
+
     if line.seconds <= 0 or asyncio._get_running_loop() is not None:
         return line.short  # a thread that runs an event loop must not stand still
     woken = threading.Lock()
@@ -112,6 +121,8 @@ def _wait_thread(line: Line) -> Answer:
 
 
 async def _wait_task(line: Line) -> Answer:
+    import asyncio
+
     loop = asyncio._get_running_loop()
     if line.seconds <= 0 or loop is None:
         return line.short  # under another event loop there is no way to park

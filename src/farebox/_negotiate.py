@@ -12,7 +12,7 @@ from farebox import _rungs, _speak
 from farebox._call import Call
 from farebox._frames import BudgetFrame
 from farebox._line import Line, Steps
-from farebox._plan import Plan, quote_again
+from farebox._plan import Plan, quote_again, renewal
 from farebox.errors import ScopeEnded
 from farebox.ledgers import Answer, Ledger, Shortfall
 from farebox.on_exceed import Decision, Proceed, Rewrite, Short, Stop, Wait
@@ -147,6 +147,7 @@ def _line(call: Call, plan: Plan, short: Shortfall, seconds: float) -> Line:
         forced=plan.forced,
         short=short,
         seconds=seconds,
+        renew=renewal(call, plan),
     )
 
 

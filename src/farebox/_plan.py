@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Final
 
 import attrs
@@ -21,7 +22,7 @@ from farebox.ledgers import NO_LIMIT, Account, Answer, Grant, Ledger, Need, with
 from farebox.on_exceed import Rewrite
 from farebox.prices import Rates
 from farebox.prices.bounds import proven_tokens
-from farebox.prices.limits import ModelLimits
+from farebox.prices.limits import ModelLimits, model_limits
 
 _tuple: Final = tuple.__new__
 #: Chunks of a stream that hold no token: those that open and close it and its parts.
@@ -258,6 +259,26 @@ def _unspent_tokens(frame: Frame, nanos_per_token: int, tokens_per_token: int) -
         if limits.limit_tokens != NO_LIMIT and tokens_per_token:
             unspent.append((limits.limit_tokens - balance.spent_tokens) // tokens_per_token)
     return max(0, min(unspent, default=0))
+
+
+def renewal(call: Call, plan: Plan) -> Callable[[], Need] | None:
+    """Says what a call that waits needs by what was learnt of such calls meanwhile; None where it can't need less."""
+    site, frame, first = plan.site, plan.frame, plan.need
+    if site is None or frame is None or first.floor_cap == first.least_cap:
+        return None
+    reasons = model_limits(call.provider_name, call.model).reasons
+    prior = PRIOR_TOKENS_REASONING if reasons else PRIOR_TOKENS
+    unspent = _unspent_tokens(frame, first.usd_nanos_per_token, first.tokens_per_token)
+
+    def renew() -> Need:
+        want, floor, share = site.caps(prior, unspent)
+        least, most = first.least_cap, first.most_cap
+        plan.need = first._replace(
+            floor_cap=max(least, min(floor, most)), want_cap=max(least, min(want, most)), share=share
+        )
+        return plan.need
+
+    return renew
 
 
 def quote_again(call: Call, plan: Plan, rewrite: Rewrite) -> Plan:

@@ -16,15 +16,13 @@ import logging
 import posixpath
 import sys
 import weakref
-from collections.abc import Callable, Mapping
-from copy import copy
-from itertools import chain, compress
-from operator import not_
+from collections.abc import Callable
 from typing import Any, Final
 
-from farebox import signals
+from farebox import _pending, signals
+from farebox._bodies import copied, is_plain, parsed, read_body
 from farebox._call import Call
-from farebox._streams import Watch, end_call, parsed, read_answer, watch_response, watch_stream
+from farebox._streams import end_call, leave_pending, read_answer, watch_response, watch_stream
 from farebox.errors import BudgetExceeded, IncompatibleSDK
 from farebox.providers import Provider, without_iterators
 
@@ -42,17 +40,19 @@ _MOST_PARENTS: Final = 10
 class Link:
     """Ties the attempts and the answer of a request to its call; the `post_parser` of its options."""
 
-    __slots__ = ("answer", "call", "previous", "provider", "watch")
+    __slots__ = ("answer", "call", "previous", "provider")
 
     def __init__(self, call: Call, provider: Provider, previous: Any) -> None:
         self.call = call
         self.provider = provider
         self.previous = previous if callable(previous) else None
         self.answer: Any = None
-        self.watch: Watch | None = None
 
     def __call__(self, answer: Any) -> Any:
-        if _is_stream(type(answer)):
+        is_stream = _is_stream.get(type(answer))
+        if is_stream is None:
+            is_stream = _look_for_stream(type(answer))
+        if is_stream:
             if self.call.outcome == "open":
                 watch_stream(answer, self.call, self.provider)
         else:
@@ -61,17 +61,15 @@ class Link:
 
 
 #: Classes of answers, and whether they are streams: to ask a class for what it lacks takes three microseconds.
-_answers: dict[type, bool] = {}
+_is_stream: dict[type, bool] = {}
 _MOST_ANSWERS: Final = 256
 
 
-def _is_stream(kind: type) -> bool:
-    known = _answers.get(kind)
-    if known is None:
-        known = hasattr(kind, "__stream__")
-        if len(_answers) < _MOST_ANSWERS:
-            _answers[kind] = known
-    return known
+def _look_for_stream(kind: type) -> bool:
+    found = hasattr(kind, "__stream__")
+    if len(_is_stream) < _MOST_ANSWERS:
+        _is_stream[kind] = found
+    return found
 
 
 class Seam:
@@ -139,61 +137,90 @@ class Seam:
 
     def _sync_request(self, original: Any) -> Any:
         def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-            options, body, link = self.begin(client, options, kwargs)
-            if link is None:
-                return original(client, cast_to, options, *args, **kwargs)
+            begun = self.begin(client, options, kwargs)
+            if begun is None:
+                result = original(client, cast_to, options, *args, **kwargs)
+                if _pending.any_are():
+                    self.answer_pending(client, options, result)
+                return result
+            options, body, link, call = begun
             try:
-                signals.pre_call.send(link.call.provider_name, call=link.call)
+                self.open[link] = None
+                signals.pre_call.send(call.provider_name, call=call)
                 self.rewrite(options, body, link)
                 result = original(client, cast_to, options, *args, **kwargs)
-                _take(link, result)
+                self.take(link, result)
             except BaseException as error:
                 _failed(link, error)
                 raise
             finally:
-                self.leave(link)
+                self.open.pop(link, None)
+                if not self.is_global:
+                    self.retire()
             return result
 
         return request
 
     def _async_request(self, original: Any) -> Any:
         async def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-            options, body, link = self.begin(client, options, kwargs)
-            if link is None:
-                return await original(client, cast_to, options, *args, **kwargs)
-            link.call.is_async = True
+            begun = self.begin(client, options, kwargs)
+            if begun is None:
+                result = await original(client, cast_to, options, *args, **kwargs)
+                if _pending.any_are():
+                    self.answer_pending(client, options, result)
+                return result
+            options, body, link, call = begun
+            call.is_async = True
             try:
-                await signals.pre_call.send_async(link.call.provider_name, call=link.call)
+                self.open[link] = None
+                await signals.pre_call.send_async(call.provider_name, call=call)
                 self.rewrite(options, body, link)
                 result = await original(client, cast_to, options, *args, **kwargs)
-                _take(link, result)
+                self.take(link, result)
             except BaseException as error:
                 _failed(link, error)
                 raise
             finally:
-                self.leave(link)
+                self.open.pop(link, None)
+                if not self.is_global:
+                    self.retire()
             return result
 
         return request
 
-    def begin(self, client: Any, options: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], Link | None]:
-        """The options to send, the body in them, and the link of the call that they make; None where it is not metered.
+    def begin(self, client: Any, options: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], Link, Call] | None:
+        """The options to send, the body in them, and the call that they make; None where it is not metered.
 
-        The options are a copy of the caller's, which may be shared by others, unless the request is passed through as it is.
+        The options are a copy of the caller's, which may be shared by others.
         """
-        if not self.meters(client, options):
-            return options, {}, None
-        options = copy(options)
-        body, call = self.read(client, options, kwargs)
+        if not self.is_global and CLIENT_MARK not in client.__dict__:
+            return None
+        previous = options.post_parser
+        if type(previous) is Link or options.method.lower() != "post":
+            return None  # it counts already, should ours have been wrapped over and put on top again; or it is free
+        body = options.json_data
+        if type(body) is not dict or options.extra_json:
+            body = read_body(options)
+            if body is None:
+                return None
+        options = copied(options)
+        if not is_plain(reversed(body.values())):  # what was not given is last
+            body = self.readable(options, body)
+        try:
+            path, server_address = _address(client, options.url)
+            call = self.provider.read_request(path, body, server_address)
+        except Exception as error:
+            self.leave_unread(error)
+            return None
         if call is None:
-            return options, {}, None
-        link = Link(call, self.provider, options.post_parser)
-        self.open[link] = None
-        return options, body, link
+            return None
+        call.is_stream = call.is_stream or bool(kwargs.get("stream"))
+        call.timeouts = (options.timeout, client.timeout)
+        call.client_frame = client.__dict__.get(CLIENT_MARK)
+        return options, body, Link(call, self.provider, previous), call
 
-    def leave(self, link: Link) -> None:
-        """The request has come back; the last one out takes down what was undone meanwhile."""
-        del self.open[link]
+    def retire(self) -> None:
+        """A request has come back: the last one out takes down what was undone meanwhile."""
         if not self.is_used and not self.open:
             self.uninstall()
 
@@ -202,43 +229,22 @@ class Seam:
         """Whether anybody asks for calls to be metered here."""
         return self.is_global > 0 or len(self.clients) > 0
 
-    def meters(self, client: Any, options: Any) -> bool:
-        """Whether a request counts here: not twice, should ours have been wrapped over and put on top again."""
-        return (self.is_global > 0 or CLIENT_MARK in client.__dict__) and type(options.post_parser) is not Link
+    def readable(self, options: Any, body: dict[str, Any]) -> dict[str, Any]:
+        """`body` without what is not sent, and without iterators: they are read once, here, and sent as lists."""
+        omitted = self.omitted
+        given = {name: value for name, value in body.items() if type(value) not in omitted}
+        if is_plain(given.values()):
+            return given
+        kept: dict[str, Any] = without_iterators(given)
+        if kept is not given:
+            options.__dict__.update(json_data=kept, extra_json=None)
+        return kept
 
-    def read(self, client: Any, options: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], Call | None]:
-        """The body that will be sent, and the call it makes; None for what is free, unknown or malformed."""
-        body = options.json_data
-        if options.method.lower() != "post":
-            return {}, None
-        if type(body) is not dict:
-            body = _read_body(options)
-            if body is None:
-                return {}, None
-        if not self.omitted.isdisjoint(map(type, body.values())):
-            is_omitted = map(self.omitted.__contains__, map(type, body.values()))
-            body = dict(compress(body.items(), map(not_, is_omitted)))
-        if options.extra_json:
-            body = {**body, **options.extra_json}
-        if _may_hold_iterators(body):
-            kept = without_iterators(body)
-            if kept is not body:
-                body = kept
-                options.__dict__.update(json_data=kept, extra_json=None)
-        try:
-            path, server_address = _address(client, options.url)
-            call = self.provider.read_request(path, body, server_address)
-        except Exception as error:
-            if type(error) not in self._unread:
-                self._unread.add(type(error))
-                _logger.error(
-                    "a %s request could not be read (%s) and is not metered", self.module, type(error).__name__
-                )
-            return {}, None
-        if call is not None:
-            call.is_stream = bool(kwargs.get("stream")) or call.is_stream
-            call.timeouts = (options.timeout, client.timeout)
-        return body, call
+    def leave_unread(self, error: Exception) -> None:
+        """Say once that there are requests nobody can read."""
+        if type(error) not in self._unread:
+            self._unread.add(type(error))
+            _logger.error("a %s request could not be read (%s) and is not metered", self.module, type(error).__name__)
 
     def rewrite(self, options: Any, body: dict[str, Any], link: Link) -> None:
         """Put on the options what was decided, and the link; never into a dict of the user's."""
@@ -259,36 +265,49 @@ class Seam:
                 # `extra_body` is merged over the body later, and would undo the change.
                 fields["extra_json"] = {k: v for k, v in options.extra_json.items() if k not in changes}
 
+    def take(self, link: Link, result: Any) -> None:
+        """Read the answer that came, or watch over one that is still to be read."""
+        call = link.call
+        if call.activity is not None or call.outcome != "open":
+            return  # a stream: its watch settles it
+        answer = link.answer
+        if answer is not None:
+            call.request_id = getattr(result, "__dict__", {}).get("_request_id") or ""
+        else:
+            response = getattr(result, "http_response", result)
+            if hasattr(response, "iter_bytes") and hasattr(response, "headers"):
+                if not hasattr(response, "_content"):
+                    watch_response(response, call, link.provider)
+                    return
+                answer = parsed(response.content)
+                call.request_id = _request_id(response.headers)
+            else:
+                answer = result
+        read_answer(call, link.provider, answer)
+        if call.is_pending:
+            leave_pending(call)
+            return
+        end_call(call, "completed")
+        if call.raises is not None:
+            call.raises.__dict__["response"] = result
+            raise call.raises
 
-#: Values of a body that hold no iterator.
-_PLAIN: Final = frozenset((str, int, float, bool, type(None)))
-
-
-def _may_hold_iterators(body: dict[str, Any]) -> bool:
-    """A quick look, in C, since a full one costs as much as the rest: most bodies are parameters and plain messages."""
-    messages = body.get("messages")
-    if type(messages) is not list or sum(map(_PLAIN.__contains__, map(type, body.values()))) < len(body) - 1:
-        return True
-    try:
-        return not _PLAIN.issuperset(map(type, chain.from_iterable(map(dict.values, messages))))
-    except TypeError:  # a message that is no dict
-        return True
-
-
-def _read_body(options: Any) -> dict[str, Any] | None:
-    """The JSON object that a request sends otherwise than as a dict: as a model, another mapping, or as bytes."""
-    body = options.json_data
-    content = getattr(options, "content", None)
-    if body is None and content is None:
-        body = dict(options.extra_json or {}) or None
-    elif body is None:
-        content = content.encode() if isinstance(content, str) else content
-        body = parsed(bytes(content)) if isinstance(content, (bytes, bytearray)) else None
-    elif hasattr(type(body), "model_dump"):
-        body = body.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    elif isinstance(body, Mapping):
-        body = dict(body)
-    return body if type(body) is dict else None
+    def answer_pending(self, client: Any, options: Any, result: Any) -> None:
+        """Settle an earlier call if this request asked after its answer, and it is there by now."""
+        path, _ = _address(client, options.url)
+        call = _pending.find(self.provider.name, self.provider.answers(path, options.method))
+        if call is None:
+            return
+        if _look_for_stream(type(result)):
+            if _pending.forget(call):
+                call.is_pending = False
+                watch_stream(result, call, self.provider)
+            return
+        response = getattr(result, "http_response", None)
+        call.is_pending = False
+        read_answer(call, self.provider, result if response is None else parsed(response.content))
+        if not call.is_pending and _pending.forget(call):
+            end_call(call, "completed")
 
 
 def _is_below(function: Any, ours: Any) -> bool:
@@ -298,28 +317,6 @@ def _is_below(function: Any, ours: Any) -> bool:
             return True
         function = getattr(function, "__wrapped__", None)
     return False
-
-
-def _take(link: Link, result: Any) -> None:
-    """Read the answer that came, or watch over one that is still to be read."""
-    call = link.call
-    if call.activity is not None or call.outcome != "open":
-        return  # a stream: its watch settles it
-    answer = link.answer
-    if answer is None:
-        response = getattr(result, "http_response", result)
-        if hasattr(response, "iter_bytes") and hasattr(response, "headers"):
-            if not hasattr(response, "_content"):
-                watch_response(response, call, link.provider)
-                return
-            answer = parsed(response.content)
-            call.request_id = _request_id(response.headers)
-        else:
-            answer = result
-    else:
-        call.request_id = getattr(result, "__dict__", {}).get("_request_id") or ""
-    read_answer(call, link.provider, answer)
-    end_call(call, "completed")
 
 
 def _failed(link: Link, error: BaseException) -> None:
@@ -348,10 +345,11 @@ def _failed(link: Link, error: BaseException) -> None:
 def _count_attempts(original: Any) -> Any:
     def _build_request(client: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
         request = original(client, options, *args, **kwargs)
-        link = options.__dict__.get("post_parser")
+        link = options.post_parser
         if type(link) is Link:
-            link.call.attempts += 1
-            link.call.is_sent = True
+            call = link.call
+            call.attempts += 1
+            call.is_sent = True
         return request
 
     return _build_request
@@ -360,7 +358,7 @@ def _count_attempts(original: Any) -> Any:
 def _ask_before_retry(original: Any) -> Any:
     # Returns what the original returns, which an async client awaits.
     def _sleep_for_retry(client: Any, *args: Any, **kwargs: Any) -> Any:
-        link = kwargs["options"].__dict__.get("post_parser")
+        link = kwargs["options"].post_parser
         if type(link) is Link and kwargs.get("response") is None and not _never_sent(sys.exc_info()[1]):
             link.call.dead_attempts += 1
             signals.pre_retry.send(link.call.provider_name, call=link.call)
@@ -433,7 +431,7 @@ def _check(module: Any, base: Any) -> None:
         function = getattr(base, name, None)
         if function is None or "options" not in inspect.signature(function).parameters:
             raise _incompatible(module, f"{base.__name__} has no `{name}` that takes options")
-    options = getattr(sys.modules[base.__module__], "FinalRequestOptions", None)
+    options: Any = getattr(sys.modules[base.__module__], "FinalRequestOptions", None)
     known = getattr(options, "model_fields", {})
     for name in ("method", "url", "json_data", "extra_json", "post_parser", "timeout"):
         if name not in known:

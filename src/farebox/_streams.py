@@ -12,16 +12,17 @@ tees the bytes and notices `close()`.  (Closures on the instance do the same and
 
 from __future__ import annotations
 
-import json
 import math
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
-from farebox import signals
+from farebox import _pending, signals
+from farebox._bodies import parsed
 from farebox._call import Call, Outcome
 from farebox.providers import Provider
 
@@ -30,43 +31,43 @@ _MOST_KEPT_BYTES: Final = 16 * 2**20
 
 #: A stream whose reader lags so far behind its provider is charged in full when it is closed early.
 _MOST_LAG_SECONDS: Final = 0.5
-#: A read that took so long had to wait for the network.
+#: A read that took so long had to wait for the network: it found the buffers empty.
 _BLOCKED_SECONDS: Final = 0.0003
 
 _WATCH: Final = "_farebox_watch"
+_clock: Final = time.monotonic
 
 
 class Watch:
     """Watches over the answer of one call until the call has ended; the `activity` of that call."""
 
     __slots__ = (
-        "_handed_at",
+        "_caught_up_at",
+        "_is_kept",
         "_kept",
-        "_kept_bytes",
-        "_lag_seconds",
+        "_latest",
         "_mark",
         "_provider",
         "_reader",
         "_reading",
         "call",
         "is_over",
-        "progress",
     )
 
     def __init__(self, call: Call, provider: Provider) -> None:
         self.call = call
         self.is_over = False
-        #: Grows with every chunk read, by whatever way.
-        self.progress = 0
         self._provider = provider
         self._reader = provider.stream_reader(call)
         self._reading: weakref.ref[Any] | None = None
+        #: The bytes that have arrived, and whether that is all of them.
         self._kept: list[bytes] = []
-        self._kept_bytes = 0
-        #: How long the reader has been away since the buffers were last empty: for ever, until they are seen to be.
-        self._lag_seconds = math.inf
-        self._handed_at = time.monotonic()
-        self._mark: tuple[int, float] | None = None
+        self._is_kept = True
+        #: When the buffers were last seen to be empty, so that what had arrived was all that the provider had made.
+        self._caught_up_at = -math.inf
+        #: What was read last, bytes or a chunk; and what it was when somebody last saw it move.
+        self._latest: Any = None
+        self._mark: tuple[Any, float] | None = None
         call.activity = self
 
     def idle_seconds(self, now: float) -> float:
@@ -74,8 +75,8 @@ class Watch:
         if self.is_over or self.is_being_read():
             self._mark = None
             return 0.0
-        if self._mark is None or self._mark[0] != self.progress:
-            self._mark = (self.progress, now)
+        if self._mark is None or self._mark[0] is not self._latest:
+            self._mark = (self._latest, now)
         return now - self._mark[1]
 
     def is_being_read(self) -> bool:
@@ -83,57 +84,89 @@ class Watch:
         reader = None if self._reading is None else self._reading()
         return bool(getattr(reader, "gi_running", False) or getattr(reader, "ag_running", False))
 
-    # Through an SDK's stream.
+    # Reading.  Of a reader that leaves early, which is a GeneratorExit here, the guard or `close` tells.
 
     def iterate(self, guard: _Guard, source: Iterator[Any]) -> Iterator[Any]:
-        """The chunks of `source`.  `guard` comes first: of a dropped frame the first variable is the first to go."""
+        """The chunks of an SDK's stream.  `guard` comes first: of a dropped frame the first variable is the first to go."""
         see = self._reader.see
-        with self._hearing(self.finish):
-            for chunk in source:
-                self.progress += 1
+        try:
+            for chunk in source if self.call.most_chunks is None else self.cut(source):
+                self._latest = chunk
                 if not see(chunk):
                     yield chunk
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.end("unknown", error)
+            raise
+        self.finish()
+        if self.call.raises is not None:
+            raise self.call.raises
 
     async def aiterate(self, guard: _Guard, source: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """As `iterate`."""
         see = self._reader.see
-        with self._hearing(self.finish):
-            async for chunk in source:
-                self.progress += 1
+        try:
+            async for chunk in source if self.call.most_chunks is None else self.acut(source):
+                self._latest = chunk
                 if not see(chunk):
                     yield chunk
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            self.end("unknown", error)
+            raise
+        self.finish()
+        if self.call.raises is not None:
+            raise self.call.raises
 
-    def read_through(self, generator: Any) -> Any:
-        """From now on the answer is read through this generator of ours, which must not be kept alive by it."""
-        self._reading = weakref.ref(generator)
-        return generator
+    # Of a server that does not honour the cap: no token comes in less than a chunk of its own or a part of one.
 
-    # Through the bytes of the response.
+    def cut(self, source: Any) -> Iterator[Any]:
+        """`source` up to more chunks than its cap can have."""
+        assert self.call.most_chunks is not None
+        yield from islice(source, self.call.most_chunks)
+        if next(source, None) is not None:
+            self.leave()
+            source.close()
+
+    async def acut(self, source: Any) -> AsyncIterator[Any]:
+        """As `cut`."""
+        left = self.call.most_chunks or 0
+        async for chunk in source:
+            left -= 1
+            if left < 0:
+                self.leave()
+                await source.aclose()
+                return
+            yield chunk
+
+    def leave(self) -> None:
+        """Break off here: charged for what had arrived, and a margin."""
+        with suppress(Exception):
+            self._reader.abandon(self._chunks())
+        self.call.is_cut = True
+        self.end("closed")
 
     def tee(self, chunks: Iterator[bytes], when_drained: Callable[[], None] | None) -> Iterator[bytes]:
-        """The bytes of the answer, kept for as long as the call is open; the outermost reader hears how they end."""
-        with self._hearing(when_drained):
-            for chunk in chunks:
-                self._keep(chunk)
-                yield chunk
-                self._taken()
-
-    async def atee(self, chunks: AsyncIterator[bytes], when_drained: Callable[[], None] | None) -> AsyncIterator[bytes]:
-        """As `tee`."""
-        with self._hearing(when_drained):
-            async for chunk in chunks:
-                self._keep(chunk)
-                yield chunk
-                self._taken()
-
-    @contextmanager
-    def _hearing(self, when_drained: Callable[[], None] | None) -> Iterator[None]:
-        """Hear how the reading inside ends: by an error, or drained; of one that is left the guard or `close` tells.
-
-        None: somebody further out is reading, and hears it.
-        """
+        """The bytes of the answer, kept while it is short.  `when_drained` is None for all but the outermost reader."""
+        call, keep, room = self.call, self._kept.append, _MOST_KEPT_BYTES
+        asked_at = _clock()
         try:
-            yield
+            for chunk in chunks:
+                self._latest = chunk
+                now = _clock()
+                if now - asked_at > _BLOCKED_SECONDS:
+                    self._caught_up_at = now
+                if call.first_chunk_at_seconds is None:
+                    call.first_chunk_at_seconds = time.time()
+                room -= len(chunk)
+                if room >= 0:
+                    keep(chunk)
+                else:
+                    self._is_kept = False
+                yield chunk
+                asked_at = _clock()
         except GeneratorExit:
             raise
         except BaseException as error:
@@ -142,28 +175,43 @@ class Watch:
             raise
         if when_drained is not None:
             when_drained()
+            if call.raises is not None:
+                raise call.raises
 
-    def _keep(self, chunk: bytes) -> None:
-        """A chunk has come."""
-        if self.is_over:
-            return
-        self.progress += 1
-        now = time.monotonic()
-        if now - self._handed_at > _BLOCKED_SECONDS:
-            # We had to wait for it: the buffers were empty, and what has arrived is what the provider had made.
-            self._lag_seconds = 0.0
-        self._handed_at = now
-        if self.call.first_chunk_at_seconds is None:
-            self.call.first_chunk_at_seconds = time.time()
-        self._kept_bytes += len(chunk)
-        if self._kept_bytes <= _MOST_KEPT_BYTES:
-            self._kept.append(chunk)
+    async def atee(self, chunks: AsyncIterator[bytes], when_drained: Callable[[], None] | None) -> AsyncIterator[bytes]:
+        """As `tee`."""
+        call, keep, room = self.call, self._kept.append, _MOST_KEPT_BYTES
+        asked_at = _clock()
+        try:
+            async for chunk in chunks:
+                self._latest = chunk
+                now = _clock()
+                if now - asked_at > _BLOCKED_SECONDS:
+                    self._caught_up_at = now
+                if call.first_chunk_at_seconds is None:
+                    call.first_chunk_at_seconds = time.time()
+                room -= len(chunk)
+                if room >= 0:
+                    keep(chunk)
+                else:
+                    self._is_kept = False
+                yield chunk
+                asked_at = _clock()
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            if when_drained is not None:
+                self.end("unknown", error)
+            raise
+        if when_drained is not None:
+            when_drained()
+            if call.raises is not None:
+                raise call.raises
 
-    def _taken(self) -> None:
-        """The reader has come back for more; meanwhile the provider went on into the network's buffers."""
-        now = time.monotonic()
-        self._lag_seconds += now - self._handed_at
-        self._handed_at = now
+    def read_through(self, generator: Any) -> Any:
+        """From now on the answer is read through this generator of ours, which must not be kept alive by it."""
+        self._reading = weakref.ref(generator)
+        return generator
 
     def drained(self) -> None:
         """Somebody read the bytes to their end, past the SDK's iterator or before there was one."""
@@ -178,7 +226,7 @@ class Watch:
 
     def read_whole(self, body: bytes) -> None:
         """The call has ended with this answer, which is no stream."""
-        if self._kept_bytes <= _MOST_KEPT_BYTES:
+        if self._is_kept:
             read_answer(self.call, self._provider, parsed(body))
         self.end("completed")
 
@@ -187,10 +235,12 @@ class Watch:
     def closing(self) -> None:
         """The response is being closed: by its caller, unless the SDK's own generator is doing it at its end."""
         if not self.is_over and not self.is_being_read():
-            # While the reader was away the provider went on: then what was read says nothing of what it had made.
-            lag_seconds = self._lag_seconds + time.monotonic() - self._handed_at
-            if self.call.is_stream and lag_seconds < _MOST_LAG_SECONDS and self._kept_bytes <= _MOST_KEPT_BYTES:
-                _tolerantly(self._reader.abandon, self._chunks())
+            if self.call.is_stream:
+                with suppress(Exception):
+                    self._reader.abandon(self._chunks())
+                if not self._is_kept or _clock() - self._caught_up_at >= _MOST_LAG_SECONDS:
+                    # While the reader was away the provider went on: what was read says nothing of what it had made.
+                    self.call.received_tokens = 0
             self.call.was_closed = True
             self.end("completed" if self.call.usage is not None else "closed")
 
@@ -204,7 +254,10 @@ class Watch:
     def finish(self) -> None:
         """The stream has ended by itself."""
         if not self.is_over:
-            _tolerantly(self._reader.finish)
+            try:
+                self._reader.finish()
+            except Exception as error:
+                self.call.doubt = type(error).__name__
             self.end("completed")
 
     def end(self, outcome: Outcome, error: BaseException | None = None) -> None:
@@ -214,7 +267,12 @@ class Watch:
         try:
             self.is_over = True
             self._kept.clear()
-            end_call(self.call, outcome, error)
+            self._latest = self._mark = None
+            if self.call.is_pending and error is None:
+                self.call.was_closed = False
+                leave_pending(self.call)
+            else:
+                end_call(self.call, outcome, error)
         except BaseException:
             _hand_on(self.call, outcome)
             raise
@@ -309,6 +367,13 @@ def _drained(response: Any) -> None:
         del response.__dict__[_WATCH]
 
 
+def leave_pending(call: Call) -> None:
+    """Nothing has ended: whoever asks after the answer settles it."""
+    given_up = _pending.keep(call)
+    if given_up is not None:
+        end_call(given_up, "unknown")
+
+
 def end_call(call: Call, outcome: Outcome, error: BaseException | None = None) -> None:
     """A call has ended: say so on the bus, where it is paid."""
     try:
@@ -330,26 +395,14 @@ def _hand_on(call: Call, outcome: Outcome) -> None:
 
 
 def read_answer(call: Call, provider: Provider, answer: Any) -> None:
-    """Have a provider read a whole answer; an odd one is left unread."""
-    _tolerantly(provider.read_answer, call, answer)
+    """Have a provider read a whole answer.
 
-
-def _tolerantly(read: Any, *args: Any) -> None:
-    # An answer is untrusted: whatever it holds, the caller gets it, and what can't be read is charged at its bound.
+    An answer is untrusted: whatever it holds, the caller gets it, and what can't be read is charged at its bound.
+    """
     try:
-        read(*args)
+        provider.read_answer(call, answer)
     except Exception as error:
-        call = next((arg for arg in args if isinstance(arg, Call)), None)
-        if call is not None:
-            call.doubt = type(error).__name__
-
-
-def parsed(body: bytes) -> Any:
-    """A JSON body, or None where it is none."""
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
+        call.doubt = type(error).__name__
 
 
 def server_sent(body: bytes) -> list[Any]:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 T = TypeVar("T")
 
 _start = threading.Thread.start
-_submit = ThreadPoolExecutor.submit
+#: `ThreadPoolExecutor.submit` as it was found when somebody first asked to carry: its module is slow to import.
+_submit: Callable[..., Future[Any]] | None = None
 _users = 0
 _lock = threading.Lock()
 _variable: ContextVar[Any] | None = None
@@ -46,10 +49,13 @@ def carried(function: Callable[..., T], value: Any) -> Callable[..., T]:
 
 def carry_into_threads() -> None:
     """Start to carry.  Counted: as many `stop_carrying` undo it."""
-    global _users
+    global _users, _submit
+    from concurrent.futures import ThreadPoolExecutor
+
     with _lock:
         _users += 1
         if _users == 1:
+            _submit = _submit or ThreadPoolExecutor.submit
             threading.Thread.start = _start_carrying  # type: ignore[method-assign]
             ThreadPoolExecutor.submit = _submit_carrying  # type: ignore[method-assign,assignment]
 
@@ -57,13 +63,15 @@ def carry_into_threads() -> None:
 def stop_carrying() -> None:
     """Stop to carry; where another tool has wrapped over ours, ours stays below it and passes through."""
     global _users
+    from concurrent.futures import ThreadPoolExecutor
+
     with _lock:
         _users -= 1
         if _users == 0:
             if threading.Thread.start is _start_carrying:
                 threading.Thread.start = _start  # type: ignore[method-assign]
             if ThreadPoolExecutor.submit is _submit_carrying:
-                ThreadPoolExecutor.submit = _submit  # type: ignore[method-assign]
+                ThreadPoolExecutor.submit = _submit  # type: ignore[method-assign,assignment]
 
 
 def _start_carrying(self: threading.Thread) -> None:
@@ -85,6 +93,7 @@ def _start_carrying(self: threading.Thread) -> None:
 
 
 def _submit_carrying(self: ThreadPoolExecutor, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+    assert _submit is not None
     if _variable is None or not _users:
         return _submit(self, fn, *args, **kwargs)
     value = _variable.get()

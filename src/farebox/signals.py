@@ -53,6 +53,10 @@ class _Ordered(dict[Any, int]):
         return dict(sorted(both.items(), key=lambda pair: pair[1]))
 
 
+def _nothing(sender: Any, **fields: Any) -> None:
+    """What is enforced on a channel that nobody enforces anything on."""
+
+
 class Channel(blinker.Signal):
     """A blinker signal with a fixed first receiver, an order, and a fence around the others.
 
@@ -66,7 +70,7 @@ class Channel(blinker.Signal):
         super().__init__(doc)
         self.faults = 0
         self._fenced = fenced
-        self._enforce: Receiver | None = None
+        self._enforce: Receiver = _nothing
         self._blamed: set[tuple[int, int]] = set()
 
     def enforce_with(self, receiver: Receiver) -> None:
@@ -78,8 +82,7 @@ class Channel(blinker.Signal):
 
         A coroutine function among the receivers is run to its end here if it never suspends, and is a TypeError if it does.
         """
-        if self._enforce is not None:
-            self._enforce(sender, **fields)
+        self._enforce(sender, **fields)
         if not self.receivers or self.is_muted:
             return []
         answers = []
@@ -93,10 +96,9 @@ class Channel(blinker.Signal):
 
     async def send_async(self, sender: Any = None, /, **fields: Any) -> list[tuple[Receiver, Any]]:
         """As `send`, awaiting what enforcement and each receiver return before the next one is called."""
-        if self._enforce is not None:
-            waiting = self._enforce(sender, **fields)
-            if waiting is not None:
-                await waiting
+        waiting = self._enforce(sender, **fields)
+        if waiting is not None:
+            await waiting
         if not self.receivers or self.is_muted:
             return []
         answers = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 
-import farebox.ledgers
 from farebox.ledgers import Balance, Ledger, cap_within, open_ledger, with_slack
 from farebox.ledgers.memory import MemoryLedger
 from tests.ledgers.contract import LedgerContract, account, fixed
@@ -183,7 +183,7 @@ def test_bounds_that_keep_nothing_are_refused(options: dict[str, int]) -> None:
 
 def test_other_ledgers_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("shelf", "tests.ledgers.test_memory:Shelf", "farebox.ledgers")
-    monkeypatch.setattr(farebox.ledgers, "entry_points", lambda group: [point] if group == "farebox.ledgers" else [])
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point] if group == "farebox.ledgers" else [])
     opened = open_ledger("shelf://top", keep_rows=5)
     assert type(opened).__name__ == "Shelf"
     with pytest.raises(ValueError, match=r"memory://, .*shelf://"):

@@ -234,6 +234,32 @@ def test_a_waiter_runs_on_less_than_its_floor_once_nobody_else_holds_anything(st
     assert ticket.answer == Grant(34, 50, 0, 1)
 
 
+def test_a_waiter_is_asked_anew_what_it_needs_whenever_there_is_room(station: Station, trip: Account) -> None:
+    station.hold(1, 60, trip)
+    station.hold(2, 30, trip)
+    needs = [output(10, 80, 80, 80), output(10, 40, 40, 40)]
+    ticket = station.ledger.park(
+        3, [trip], needs[0], owner=3, wake=lambda: station.woken.append(3), renew=lambda: needs[0]
+    )
+    assert isinstance(ticket, Ticket)
+    station.ledger.settle(2, 20, 0)
+    assert ticket.answer is None  # 20 are left, and 16 of them are slack
+    needs.pop(0)
+    station.ledger.settle(1, 20, 0)
+    assert ticket.answer == Grant(40, 56, 0, 1)
+    assert station.woken == [3]
+
+
+def test_what_a_waiter_needs_by_now_lets_in_those_behind_it_as_well(station: Station, trip: Account) -> None:
+    station.hold(1, 50, trip)
+    station.hold(2, 40, trip)
+    need = output(1, 70, 70, 70)
+    tickets = [station.ledger.park(n, [trip], need, owner=n, wake=lambda: None, renew=lambda: need) for n in (3, 4, 5)]
+    need = output(1, 4, 4, 4)
+    station.ledger.settle(1, 0, 0)
+    assert [ticket.answer for ticket in tickets] == [Grant(4, 20, 0, 1)] * 3  # type: ignore[union-attr]
+
+
 # Waiting in vain
 
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import abc
 import importlib
 from collections.abc import Callable, Collection, Hashable, Sequence
-from importlib.metadata import entry_points
 from typing import Any, ClassVar, Final, NamedTuple
 
 import attrs
@@ -310,6 +309,7 @@ class Ledger(abc.ABC):
         call: Any = None,
         forced: Collection[Account] = (),
         ttl_seconds: float | None = None,
+        renew: Callable[[], Need] | None = None,
     ) -> Answer | Ticket:
         """Reserve, or stand in line for it where the answer would be `"contended"`.
 
@@ -318,6 +318,9 @@ class Ledger(abc.ABC):
         it must neither block nor raise.  A wake may get lost when a signal interrupts the thread that owes it, so a
         waiter also looks at its ticket now and then (`still_hopeful`).  Where the waiter is gone (its loop was closed),
         wake() itself releases `hold_id`.
+
+        `renew()` says what the waiter needs by now, and is asked before each try to reserve for it, under the ledger's
+        lock: it must be quick, not raise, and call no ledger.  A ledger may go by `need` instead.
 
         Returns:
             The Grant.  A Shortfall where waiting is useless: kind exhausted or oversized, or contended where what is
@@ -365,6 +368,8 @@ def open_ledger(url: str, **options: Any) -> Ledger:
         module, _, name = _BUILT_IN[scheme].partition(":")
         cls = getattr(importlib.import_module(module), name)
         return cls.open(url, **options)  # type: ignore[no-any-return]
+    from importlib.metadata import entry_points  # here and not above: it is slow to import, and rarely used
+
     found = {point.name: point for point in entry_points(group="farebox.ledgers")}
     if separator and scheme in found:
         return found[scheme].load().open(url, **options)  # type: ignore[no-any-return]

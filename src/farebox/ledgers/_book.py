@@ -97,17 +97,15 @@ class Book:
         if hold_id in entries:
             return entries[hold_id][1]  # type: ignore[no-any-return]  # whatever became of the hold since
         # What it takes.
-        if need.share or need.least_cap != need.want_cap:
+        fixed_usd, usd_rate, fixed_tokens, token_rate, calls, least_cap, _, cap, _, share = need
+        if share or least_cap != cap:
             picked = pick_cap(entries, accounts, need, forced)
             if isinstance(picked, Shortfall):
                 return picked
             cap = picked
-        else:
-            cap = need.want_cap
         room = cap + 16 if cap <= 1600 else with_slack(cap)
-        usd = need.fixed_usd_nanos + need.usd_nanos_per_token * room
-        tokens = need.fixed_tokens + need.tokens_per_token * room
-        calls = need.calls
+        usd = fixed_usd + usd_rate * room
+        tokens = fixed_tokens + token_rate * room
         check_amounts(usd, tokens, calls)
         # Who is short.
         changes: dict[Any, Any] = {}
@@ -119,24 +117,23 @@ class Book:
                 _check_key(key)
                 was = EMPTY
             su, ru, du, st, rt, dt, sc, rc, dc, open_holds = was
-            if (
-                su + ru + usd > account.limit_usd_nanos
-                or st + rt + tokens > account.limit_tokens
-                or sc + rc + calls > account.limit_calls
-            ):
+            ru += usd
+            rt += tokens
+            rc += calls
+            if su + ru > account.limit_usd_nanos or st + rt > account.limit_tokens or sc + rc > account.limit_calls:
                 if account not in forced:
                     least, floor = amounts_of(need, need.least_cap), amounts_of(need, need.floor_cap)
                     short = shortfall(entries, accounts, forced, least, floor)
                     assert short is not None
                     return short
                 over = (
-                    past(su + ru, usd, account.limit_usd_nanos),
-                    past(st + rt, tokens, account.limit_tokens),
-                    past(sc + rc, calls, account.limit_calls),
+                    past(was[0] + was[1], usd, account.limit_usd_nanos),
+                    past(was[3] + was[4], tokens, account.limit_tokens),
+                    past(was[6] + was[7], calls, account.limit_calls),
                 )
                 du, dt, dc = du + over[0], dt + over[1], dc + over[2]
                 let_past[key] = over
-            changes[key] = (su, ru + usd, du, st, rt + tokens, dt, sc, rc + calls, dc, open_holds + 1)
+            changes[key] = (su, ru, du, st, rt, dt, sc, rc, dc, open_holds + 1)
         if self.queues:
             first = self.line.behind_whom(accounts, (usd, tokens, calls), forced, place)
             if first is not None:
@@ -184,7 +181,7 @@ class Book:
             return False
         if record[0] is not HELD:
             return record[0] is EXPIRED and state is not EXPIRED and self._correct(hold_id, (usd, tokens, calls), row)
-        grant, accounts = record[1], record[2]
+        _, grant, accounts, _, _, _, _, let_past = record
         _, held_usd, held_tokens, held_calls = grant
         more_usd = usd - held_usd if usd > held_usd else 0
         more_tokens = tokens - held_tokens if tokens > held_tokens else 0
@@ -205,8 +202,9 @@ class Book:
                 dc + more_calls,
                 open_holds - 1,
             )
-        for key, (past_usd, past_tokens, past_calls) in record[7].items():
+        for key in let_past:
             # What its bound was let past the limit, and it did not use, is no debt.
+            past_usd, past_tokens, past_calls = let_past[key]
             su, ru, du, st, rt, dt, sc, rc, dc, open_holds = changes[key]
             du -= max(0, min(past_usd, held_usd - usd))
             dt -= max(0, min(past_tokens, held_tokens - tokens))
@@ -310,6 +308,8 @@ class Book:
             self._hand_over([ticket.at])
 
     def _reserve_for(self, ticket: Parked, place: int) -> Answer:
+        if ticket.renew is not None:
+            ticket.need = ticket.renew()
         return self.reserve(
             ticket.hold_id,
             ticket.accounts,

@@ -43,6 +43,7 @@ class Parked(Ticket):
     forced: Collection[Account]
     ttl_seconds: float | None
     wake: Callable[[], None]
+    renew: Callable[[], Need] | None
     place: int
     overtaken: int = 0
     account: Account | None = None

@@ -229,6 +229,7 @@ class MemoryLedger(Ledger):
         call: Any = None,
         forced: Collection[Account] = (),
         ttl_seconds: float | None = None,
+        renew: Callable[[], Need] | None = None,
     ) -> Answer | Ticket:
         ticket = Parked(
             hold_id=hold_id,
@@ -239,6 +240,7 @@ class MemoryLedger(Ledger):
             forced=forced,
             ttl_seconds=ttl_seconds,
             wake=wake,
+            renew=renew,
             place=NEWCOMER,
         )
         book = self._book
