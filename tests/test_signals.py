@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import farebox
-from farebox._call import Call
 from farebox import signals
+from farebox._call import Call
 from farebox.signals import Channel
 from tests.strategies import MODEL, admit, finish, new_call, paid, price_the_model
 

@@ -3,6 +3,7 @@ holds is a ledger's."""
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from decimal import ROUND_CEILING, Decimal
@@ -212,6 +213,8 @@ def _rungs(
                 f"at={{{rungs[-1].share}: ..., {share}: ...}} is out of order; write the lowest rung first"
             )
         said = f"at={{{share}: ...}}"
+        if inspect.iscoroutinefunction(action):
+            raise TypeError(f"{said} is an async function, and nobody would await it; pass a plain one")
         mode = None if callable(action) and not isinstance(action, (Mode, type)) else read_mode(action, said=said)
         if mode is not None:
             _check_mode(said, mode, limits)

@@ -81,7 +81,9 @@ def before_retry(provider_name: str, *, call: Call) -> None:
     plan: Plan | None = call.plan
     if plan is None or plan.grant is None:
         return
-    answer = plan.books.extend(call.number, plan.grant.usd_nanos, plan.grant.tokens)
+    speakers = () if plan.frame is None else plan.frame.budgets
+    cannot_stop = tuple(speaker.account for speaker in speakers if not speaker.budget.mode.stops)
+    answer = plan.books.extend(call.number, plan.grant.usd_nanos, plan.grant.tokens, forced=cannot_stop)
     if isinstance(answer, Shortfall):
         speaker = speaker_of(plan, answer)
         _speak.publish_decision(speaker, _speak.short_of(call, speaker, answer), speaker.budget.mode.name, "stop")
@@ -174,7 +176,8 @@ def _presumed(call: Call, plan: Plan) -> tuple[int | None, int, int]:
     call.cost_source = "estimated"
     nanos, tokens_out = grant.usd_nanos, grant.tokens - need.fixed_tokens
     if call.outcome == "closed" and call.received_tokens and not plan.may_reason:
-        output = with_slack(call.received_tokens + CLOSED_STREAM_MARGIN_TOKENS)
+        # Received is of all choices together, the rates are of one token in each of them.
+        output = -(-with_slack(call.received_tokens + CLOSED_STREAM_MARGIN_TOKENS * call.choices) // call.choices)
         received_nanos = need.fixed_usd_nanos + need.usd_nanos_per_token * output
         if call.is_cut:  # by us: the provider went past its cap, and past what is held
             nanos, tokens_out = received_nanos, need.tokens_per_token * output
@@ -209,10 +212,11 @@ def _learn(call: Call, plan: Plan) -> None:
 
 def _have_raised(call: Call, plan: Plan) -> None:
     """A budget let this call cross its limit, or capped it at what was left, and wants it known now that it is over."""
+    assert plan.grant is not None
     for speaker in plan.crossed:
-        speaker.crossing.clear()
         call.raises = call.raises or _speak.crossed(call, speaker)
-    if plan.cut_by is not None and call.is_cut:
+        speaker.crossing.clear()  # not before: the next to cross must not be blamed on this one
+    if plan.cut_by is not None and call.is_cut and plan.grant.cap < plan.need.most_cap:
         call.raises = call.raises or _speak.cut_short(call, plan.cut_by)
 
 

@@ -188,7 +188,7 @@ class BudgetFrame(Frame):
     It goes on limiting what was started in it after it was left, and can be read for as long as it is kept.
     """
 
-    __slots__ = ("account", "budget", "crossing", "entered_rungs", "has_warned", "noted", "rung")
+    __slots__ = ("account", "budget", "crossing", "entered_rungs", "has_warned", "has_warned_cut", "noted")
 
     def __init__(self, origin: object, parent: Frame | None, budget: Budget) -> None:
         super().__init__(origin, parent, EMPTY_TAGS)
@@ -199,11 +199,11 @@ class BudgetFrame(Frame):
             self.has_rungs, self.proves_input, self.output_cap = False, False, NO_LIMIT
         self.budget = budget
         self.has_warned = False
+        self.has_warned_cut = False
         #: The number of the call that was let cross the limit and is under way: a dict, whose `setdefault` is atomic.
         self.crossing: dict[str, int] = {}
         #: Rungs that spent has reached, by unit and share, and the highest of them that has a mode.
         self.entered_rungs: dict[tuple[str, float], object] = {}
-        self.rung: Rung | None = None
         self.noted: deque[DecisionEvent] = deque(maxlen=_KEPT_DECISIONS)
         self.account = budget.account(("frame", next(_account_keys)))
         self.ledger = self.ledger or _config.state().scope_ledger
@@ -224,6 +224,12 @@ class BudgetFrame(Frame):
     def budgets(self) -> tuple[BudgetFrame, ...]:
         # Not kept: a frame that referred to itself would wait for the garbage collector, and its account with it.
         return (self, *self._outer_budgets)
+
+    @property
+    def rung(self) -> Rung | None:
+        """The highest rung with a mode that spent has reached in some unit."""
+        entered = {share for _, share in tuple(self.entered_rungs)}
+        return next((rung for rung in reversed(self.budget.rungs) if rung.mode and rung.share in entered), None)
 
     def note(self, event: DecisionEvent) -> None:
         """Keep a decision of this frame."""

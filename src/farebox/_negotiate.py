@@ -28,6 +28,7 @@ def negotiate(call: Call, plan: Plan, answer: Answer | None) -> Steps:
     """
     has_waited = False
     rounds = 0
+    waited_in_vain = False
     rewritten: list[tuple[BudgetFrame, Short, str]] = []  # to be told once the cap is known
     try:
         if answer is None:
@@ -50,20 +51,28 @@ def negotiate(call: Call, plan: Plan, answer: Answer | None) -> Steps:
             short = _speak.short_of(call, speaker, answer)
             decision = mode.decide(short) if rounds < _MOST_ROUNDS else None
             rounds += not isinstance(decision, Proceed)  # each budget lets pass but once
-            if isinstance(decision, Wait):
+            if isinstance(decision, Wait) and not waited_in_vain:
                 _speak.publish_decision(speaker, short, mode.name, "wait")
                 answer = yield _line(call, plan, answer, decision.seconds)
+                waited_in_vain = isinstance(answer, Shortfall)
                 continue
-            if isinstance(decision, Proceed) and decision.raises_after and not _may_cross(call, speaker):
-                answer = yield _line(call, plan, answer, speaker.budget.patience_seconds)
-                rounds += 1
-                continue
+            if isinstance(decision, Wait):
+                decision = None  # asked once more, and nothing has come free
+            if isinstance(decision, Proceed) and decision.raises_after:
+                if _is_exhausted(speaker):
+                    decision = None  # in another unit, or by one who crossed meanwhile
+                elif speaker not in plan.crossed:
+                    if not _may_cross(call, speaker):
+                        answer = yield _line(call, plan, answer, speaker.budget.patience_seconds)
+                        rounds += 1
+                        continue
+                    plan.crossed = (*plan.crossed, speaker)
+                    answer = plan.reserve(call)  # what was seen may be older than the one who crossed before
+                    continue
             plan = _obey(call, plan, speaker, short, answer, decision, mode.name, rewritten)
             if isinstance(decision, Proceed):
                 plan.forced = (*plan.forced, answer.account)
-                if decision.raises_after:
-                    plan.crossed = (*plan.crossed, speaker)
-                elif not mode.stops:
+                if not decision.raises_after and not mode.stops:
                     _speak.warn_passed(call, speaker, answer)
             answer = plan.reserve(call)
             _tell(rewritten)
@@ -78,20 +87,24 @@ def negotiate(call: Call, plan: Plan, answer: Answer | None) -> Steps:
 def _at_rungs(call: Call, plan: Plan, rewritten: list[tuple[BudgetFrame, Short, str]]) -> Plan:
     """Let the highest entered rung of each budget speak, innermost first; one that can do nothing is passed by."""
     assert plan.frame is not None
-    for speaker in plan.frame.budgets:
-        rung = speaker.rung
-        if rung is None or rung.mode is None:
-            continue
-        need = plan.need
-        shortfall = _rungs.at_rung(speaker, (need.usd_nanos(need.want_cap), need.tokens(need.want_cap), need.calls))
-        call.most_input_tokens = need.fixed_tokens
-        short = _speak.short_of(call, speaker, shortfall, rung.share)
-        decision = rung.mode.decide(short)
-        if decision is None or isinstance(decision, Wait):
-            continue
-        plan = _obey(call, plan, speaker, short, shortfall, decision, rung.mode.name, rewritten)
-        if isinstance(decision, Proceed) and not rung.mode.stops:
-            _speak.warn_passed(call, speaker, shortfall)
+    try:
+        for speaker in plan.frame.budgets:
+            rung = speaker.rung
+            if rung is None or rung.mode is None:
+                continue
+            need = plan.need
+            shortfall = _rungs.at_rung(speaker, (need.usd_nanos(need.want_cap), need.tokens(need.want_cap), need.calls))
+            call.most_input_tokens = need.fixed_tokens
+            short = _speak.short_of(call, speaker, shortfall, rung.share)
+            decision = rung.mode.decide(short)
+            if decision is None or isinstance(decision, Wait):
+                continue
+            plan = _obey(call, plan, speaker, short, shortfall, decision, rung.mode.name, rewritten)
+            if isinstance(decision, Proceed) and not rung.mode.stops:
+                _speak.warn_passed(call, speaker, shortfall)
+    except BaseException:
+        plan.give_up(call)  # it may have been quoted anew on the way
+        raise
     return plan
 
 
@@ -111,6 +124,8 @@ def _obey(
         BudgetExceeded: it said stop.
         ScopeEnded: it said so quietly, and the scope is still there to be left.
     """
+    if isinstance(decision, Rewrite) and call.fixed_usd_nanos is not None and short.rung is not None:
+        return plan  # there is nothing to rewrite, and it may well fit
     if isinstance(decision, Rewrite) and call.fixed_usd_nanos is None:
         if decision.raises_when_cut:
             plan.cut_by = speaker
@@ -130,6 +145,17 @@ def _tell(rewritten: list[tuple[BudgetFrame, Short, str]]) -> None:
     for speaker, short, mode in rewritten:
         _speak.publish_decision(speaker, short, mode, "rewrite")
     rewritten.clear()
+
+
+def _is_exhausted(speaker: BudgetFrame) -> bool:
+    """Whether nothing is left of any of its limits."""
+    assert speaker.ledger is not None
+    balance, budget = speaker.ledger.balance(speaker.account), speaker.budget
+    return (
+        balance.spent_usd_nanos >= budget.limit_usd_nanos
+        or balance.spent_tokens >= budget.limit_tokens
+        or balance.spent_calls >= budget.limit_calls
+    )
 
 
 def _may_cross(call: Call, speaker: BudgetFrame) -> bool:

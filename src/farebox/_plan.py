@@ -98,7 +98,7 @@ class Plan:
         if self.sends_cap and grant.cap != call.declared_cap:
             call.sent_cap = grant.cap
             if self.cut_by is not None:
-                call.most_chunks = with_slack(grant.cap) + _CHUNKS_WITHOUT_TEXT
+                call.most_chunks = (with_slack(grant.cap) + _CHUNKS_WITHOUT_TEXT) * call.choices
         if self.journal is not self.books:
             held = Need(grant.usd_nanos, 0, grant.tokens, 0, 1)
             self.journal.reserve(call.number, (), held, owner=self.owner, call=call)

@@ -23,13 +23,21 @@ class Hold:
     def __init__(self, call: Call, tags: dict[str, object]) -> None:
         self._call = call
         self._tags = tags
+        self._is_entered = False
+
+    def _begin(self) -> None:
+        if self._is_entered:
+            raise RuntimeError("this hold was entered before; reserve(...) anew for each use")
+        self._is_entered = True
 
     def __enter__(self) -> Hold:
+        self._begin()
         with track(**self._tags):
             signals.pre_call.send(self._call.provider_name, call=self._call)
         return self
 
     async def __aenter__(self) -> Hold:
+        self._begin()
         self._call.is_async = True
         with track(**self._tags):
             await signals.pre_call.send_async(self._call.provider_name, call=self._call)
@@ -43,6 +51,8 @@ class Hold:
             BudgetExceeded: it was let past a limit by a budget in mode `"raise"`.
         """
         usd_nanos, used = to_nanos(usd, "usd"), _tokens(tokens)
+        if not self._is_entered:
+            raise RuntimeError("nothing is held yet; settle inside of `with reserve(...) as hold:`")
         call = self._call
         if call.outcome == "open":
             call.outcome = "completed"

@@ -31,8 +31,6 @@ def _enter(speaker: BudgetFrame) -> None:
             mark = object()
             if speaker.entered_rungs.setdefault((unit, rung.share), mark) is not mark:
                 continue
-            if rung.mode is not None and (speaker.rung is None or speaker.rung.share < rung.share):
-                speaker.rung = rung
             _tell(
                 rung,
                 Threshold(

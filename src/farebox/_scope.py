@@ -168,8 +168,13 @@ class Scope(Generic[F]):
             try:
                 step, value = generator.send, (yield item)
             except GeneratorExit:
-                with stepper:
-                    generator.close()
+                try:
+                    with stepper:
+                        generator.close()
+                except BaseException as error:
+                    rest = self._end(frame, error)
+                    if rest is not None:
+                        raise rest from None
                 self._end(frame)
                 raise
             except BaseException as error:
@@ -191,8 +196,13 @@ class Scope(Generic[F]):
             try:
                 step, value = generator.asend, (yield item)
             except GeneratorExit:
-                with stepper:
-                    await generator.aclose()
+                try:
+                    with stepper:
+                        await generator.aclose()
+                except BaseException as error:
+                    rest = self._end(frame, error)
+                    if rest is not None:
+                        raise rest from None
                 self._end(frame)
                 raise
             except BaseException as error:

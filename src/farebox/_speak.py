@@ -71,8 +71,8 @@ _NUMBERS: Final = tuple(field.name for field in attrs.fields(Short) if field.nam
 def publish_cut(call: Call, speaker: BudgetFrame, cap: int, *, warns: bool) -> None:
     """An answer ended at the cap that farebox sent; warned about once a frame, unless it will be raised."""
     _publish(speaker, _after_the_fact(call, speaker, "cut"))
-    if warns and not speaker.has_warned:
-        speaker.has_warned = True
+    if warns and not speaker.has_warned_cut:
+        speaker.has_warned_cut = True
         warn_late(
             f"an answer of {call.model} ended at {cap} output tokens, the cap that was sent for budget "
             f"{speaker.budget.name!r}; declare a cap yourself, or raise the limit",
@@ -249,7 +249,8 @@ def _after_the_fact(call: Call, speaker: BudgetFrame, did: Any) -> DecisionEvent
         ),
         ("calls", budget.limit_calls, balance.spent_calls, balance.reserved_calls, 1),
     )
-    unit, limit, spent, reserved, needed = next(row for row in numbers if row[1] != NO_LIMIT)
+    limited = [row for row in numbers if row[1] != NO_LIMIT]
+    unit, limit, spent, reserved, needed = next((row for row in limited if row[2] > row[1]), limited[0])
     return DecisionEvent(
         did=did,
         mode=budget.mode.name,

@@ -212,7 +212,7 @@ class Ledger(abc.ABC):
         """
 
     @abc.abstractmethod
-    def extend(self, hold_id: int, usd_nanos: int, tokens: int) -> Answer | None:
+    def extend(self, hold_id: int, usd_nanos: int, tokens: int, *, forced: Collection[Account] = ()) -> Answer | None:
         """Grow a hold by one more attempt, in all its accounts or in none.  Calls do not grow.
 
         Does not wait in line: it already holds money others wait for.  Forced accounts do not refuse.

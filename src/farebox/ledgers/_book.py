@@ -146,12 +146,13 @@ class Book:
         entries.update(changes)
         return grant
 
-    def extend(self, hold_id: int, usd: int, tokens: int) -> Answer | None:
+    def extend(self, hold_id: int, usd: int, tokens: int, also_forced: Collection[Account] = ()) -> Answer | None:
         record = self.entries.get(hold_id)
         if record is None or record[0] is not HELD:
             return None
         _, held, accounts, owner, call, deadline, forced, let_past = record
         let_past = dict(let_past)
+        forced = (*forced, *also_forced)
         more = (usd, tokens, 0)
         short = shortfall(self.entries, accounts, forced, more, more, own=held[1:])
         if short is not None:

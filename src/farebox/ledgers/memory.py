@@ -89,11 +89,11 @@ class MemoryLedger(Ledger):
             self._catch_up()
         return answer
 
-    def extend(self, hold_id: int, usd_nanos: int, tokens: int) -> Answer | None:
+    def extend(self, hold_id: int, usd_nanos: int, tokens: int, *, forced: Collection[Account] = ()) -> Answer | None:
         check_amounts(usd_nanos, tokens, 0)
         with self._lock:
             self._drain()
-            answer = self._book.extend(hold_id, usd_nanos, tokens)
+            answer = self._book.extend(hold_id, usd_nanos, tokens, forced)
         self._catch_up()
         return answer
 
