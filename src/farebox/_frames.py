@@ -58,6 +58,7 @@ class Frame:
         "output_cap",
         "parent",
         "path",
+        "prefers_whole",
         "proves_input",
         "tags",
     )
@@ -80,6 +81,8 @@ class Frame:
             self.has_rungs = False
             #: Whether a budget around wants input bounded by proof.
             self.proves_input = False
+            #: Whether a budget around would rather see a call changed than sent with too low an output cap.
+            self.prefers_whole = False
             #: The most output tokens per choice that the budgets around allow.
             self.output_cap = NO_LIMIT
             self.path = ""
@@ -89,7 +92,7 @@ class Frame:
             self._outer_budgets = parent.budgets
             self.accounts, self.ledger, self.caps_output = parent.accounts, parent.ledger, parent.caps_output
             self.has_rungs, self.proves_input = parent.has_rungs, parent.proves_input
-            self.output_cap = parent.output_cap
+            self.output_cap, self.prefers_whole = parent.output_cap, parent.prefers_whole
             self.path = parent.path
             self.tags = MappingProxyType({**parent.tags, **tags}) if tags else parent.tags
 
@@ -176,6 +179,7 @@ class Frame:
         both.caps_output = inner.caps_output or self.caps_output
         both.has_rungs = inner.has_rungs or self.has_rungs
         both.proves_input = inner.proves_input or self.proves_input
+        both.prefers_whole = inner.prefers_whole or self.prefers_whole
         both.output_cap = min(inner.output_cap, self.output_cap)
         both.path = " > ".join(path for path in (self.path, inner.path) if path)
         both.tags = MappingProxyType({**self.tags, **inner.tags})
@@ -196,7 +200,7 @@ class BudgetFrame(Frame):
             # The budgets around belong to the parent process; one opened here is this process's own, and the outermost.
             self.generation = _generation
             self._outer_budgets, self.accounts, self.ledger, self.path, self.caps_output = (), (), None, "", False
-            self.has_rungs, self.proves_input, self.output_cap = False, False, NO_LIMIT
+            self.has_rungs, self.proves_input, self.prefers_whole, self.output_cap = False, False, False, NO_LIMIT
         self.budget = budget
         self.has_warned = False
         self.has_warned_cut = False
@@ -212,6 +216,7 @@ class BudgetFrame(Frame):
         self.caps_output = self.caps_output or (has_limit and budget.mode.stops)
         self.has_rungs = self.has_rungs or bool(budget.rungs)
         self.proves_input = self.proves_input or budget.proves_input
+        self.prefers_whole = self.prefers_whole or budget.mode.prefers_whole
         self.output_cap = min(self.output_cap, budget.output_cap)
         self.path = f"{self.path} > {budget.name}" if self.path else budget.name
 

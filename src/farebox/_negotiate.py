@@ -49,7 +49,13 @@ def negotiate(call: Call, plan: Plan, answer: Answer | None) -> Steps:
                 continue
             call.most_input_tokens = plan.need.fixed_tokens
             short = _speak.short_of(call, speaker, answer)
-            decision = mode.decide(short) if rounds < _MOST_ROUNDS else None
+            can_take_less = plan.stump_cap is not None
+            is_asked = rounds < _MOST_ROUNDS and (mode.prefers_whole or not can_take_less)
+            decision = mode.decide(short) if is_asked else None
+            if can_take_less and decision is None:
+                plan.settle_for_less()
+                answer = plan.reserve(call)
+                continue
             rounds += not isinstance(decision, Proceed)  # each budget lets pass but once
             if isinstance(decision, Wait) and not waited_in_vain:
                 _speak.publish_decision(speaker, short, mode.name, "wait")

@@ -73,6 +73,8 @@ class Plan:
     site: Site | None = None
     #: Whether the cap that was granted is to be sent.
     sends_cap: bool = False
+    #: The least cap worth sending, where `need` asks for more because a mode would rather change the call; else None.
+    stump_cap: int | None = None
     #: Accounts that may be taken past their limit by this call.
     forced: tuple[Account, ...] = ()
     #: The budgets that let this call cross their limit and will raise, and the one that raises where its cap cuts it.
@@ -102,6 +104,12 @@ class Plan:
         if self.journal is not self.books:
             held = Need(grant.usd_nanos, 0, grant.tokens, 0, 1)
             self.journal.reserve(call.number, (), held, owner=self.owner, call=call)
+
+    def settle_for_less(self) -> None:
+        """No mode can change the call: rather a short answer than none."""
+        assert self.stump_cap is not None
+        self.need = self.need._replace(least_cap=self.stump_cap)
+        self.stump_cap = None
 
     def give_up(self, call: Call) -> None:
         """The call will not be sent: nothing of it stays behind, wherever it was cut short."""
@@ -154,7 +162,7 @@ def quote(call: Call, frame: Frame | None) -> Plan:
 
     # The output cap: as declared, the model's own, or one that is ours to choose.
     choices = call.choices
-    site, share, sends_cap = None, 0, False
+    site, stump, share, sends_cap = None, None, 0, False
     declared, at_most = call.declared_cap, call.sent_cap
     if frame is not None and frame.output_cap != NO_LIMIT and call.accepts_cap and choices:
         at_most = frame.output_cap if at_most is None else min(at_most, frame.output_cap)
@@ -179,6 +187,8 @@ def quote(call: Call, frame: Frame | None) -> Plan:
         most = limits.max_output_tokens if at_most is None else min(at_most, limits.max_output_tokens)
         least = min(most, max(limits.least_cap, call.least_cap, state.useful_output_tokens))
         want, floor = max(least, min(want, most)), max(least, min(floor, most))
+        if frame.prefers_whole:
+            stump, least = least, max(least, min(floor, max(PRIOR_TOKENS, site.p99())))
     need: Need = _tuple(
         Need, (input_nanos, output_nanos * choices, tokens_in, choices, 1, least, floor, want, most, share)
     )
@@ -194,6 +204,7 @@ def quote(call: Call, frame: Frame | None) -> Plan:
         limits.reasons or call.reasons,
         site,
         sends_cap,
+        stump,
     )
 
 

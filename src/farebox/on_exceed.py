@@ -172,6 +172,8 @@ class Mode:
         units: What it can do something about; a budget that limits nothing of it can't have this mode.
         waits: A call that would fit once calls in flight settle waits for them before the mode is asked.
         at_rungs: The mode can do something below the limit, too, as a value of `at=`.
+        prefers_whole: Where the output cap is farebox's to choose, the mode is asked before the call is sent with less than
+            such calls usually need.
         stops: The mode can refuse.  One that can't is no reason to refuse a model without a price, or to cap a call.
     """
 
@@ -179,6 +181,7 @@ class Mode:
     units: ClassVar[tuple[Unit, ...]] = ("usd", "tokens", "calls")
     waits: ClassVar[bool] = True
     at_rungs: ClassVar[bool] = True
+    prefers_whole: ClassVar[bool] = False
     stops: ClassVar[bool] = True
 
     def check(self, card: RateCard) -> None:
@@ -221,6 +224,7 @@ class Downgrade(Mode):
 
     name = "downgrade"
     units = ("usd",)
+    prefers_whole = True  # an answer on a cheaper model is more than a stump on a dear one
 
     def __init__(self, downgrade: Mapping[str, str] | Sequence[str] | None = None) -> None:
         self._steps = None if downgrade is None else ladders.check_map(downgrade)

@@ -286,3 +286,25 @@ def test_a_shortage_of_tokens_or_calls_is_not_met_by_a_cheaper_model(ride: Ride,
         with budget(usd=5, on_exceed="downgrade", **limits), pytest.raises(BudgetExceeded):
             ride.ask(client, model=dear)
     assert not provider.requests
+
+
+@pytest.mark.parametrize("outer_mode", ["block", "clamp", "downgrade", "warn"])
+def test_where_nobody_declared_a_cap_a_whole_answer_on_a_cheaper_model_comes_before_a_stump(
+    provider: Any, open_client: Any, outer_mode: str
+) -> None:
+    provider.answer(output_tokens=300)
+    client, dear = open_client(OPENAI), DEAR["openai"].model
+    with (
+        budget("outer", usd=1, on_exceed=outer_mode),
+        stormproof(provider, "0.1"),
+        budget("b", usd="0.1", on_exceed="downgrade") as b,
+        pytest.raises(BudgetExceeded),
+    ):
+        while True:
+            OPENAI.ask(client, model=dear, max_tokens=None)
+    lines = provider.bill.lines
+    sent = models(provider)
+    assert sent == sorted(sent, key=[dear, *BELOW["openai"]].index)  # down the ladder, and never up again
+    assert {line.output_tokens for line in lines if line.model != sent[-1]} == {300}
+    assert sum(line.output_tokens < 300 for line in lines) <= 1  # the last one on the cheapest, where the chain ends
+    assert b.spent_usd == provider.bill.usd > farebox_usd(99_000_000)
