@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import threading
 from collections.abc import Iterable
@@ -209,6 +208,8 @@ class RateCard:
 
     def nearest(self, provider_name: str, model: str, n: int = 3) -> list[str]:
         """Up to `n` priced names most like `model`, the nearest first; for error messages."""
+        import difflib
+
         provider = provider_id(provider_name)
         listed = _price_list()
         name = model_id(provider, model[:LONGEST_NAME])

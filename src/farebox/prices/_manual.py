@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Iterable
 from decimal import ROUND_CEILING, Context, Decimal
-from pathlib import Path
 from typing import Any, Final
 
 import attrs
@@ -127,6 +124,9 @@ def read_prices(text_or_path: str) -> list[ManualPrice]:
     Raises:
         ValueError: What is wrong, where, what the choices are, and a line to write.
     """
+    import json
+    import tomllib  # here: few processes have prices of their own to read
+
     if text_or_path.lstrip().startswith("{"):
         where = "FAREBOX_PRICES"
         try:
@@ -136,7 +136,8 @@ def read_prices(text_or_path: str) -> list[ManualPrice]:
     else:
         where = text_or_path
         try:
-            tables = tomllib.loads(Path(text_or_path).read_text(encoding="utf-8"), parse_float=Decimal)
+            with open(text_or_path, encoding="utf-8") as file:
+                tables = tomllib.loads(file.read(), parse_float=Decimal)
         except OSError as error:
             raise ValueError(
                 f"FAREBOX_PRICES={text_or_path!r} can't be read: {error.strerror}\n"
@@ -170,6 +171,8 @@ def _read_row(where: str, model: str, table: Any) -> ManualPrice:
 
 
 def _toml(model: str) -> str:
+    import json
+
     return f"[{json.dumps(model)}]\ninput_per_million = 0.5\noutput_per_million = 1.5"
 
 
