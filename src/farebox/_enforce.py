@@ -121,10 +121,14 @@ def after_call(provider_name: str, *, call: Call) -> None:
 
     # None: nothing can have been billed, and everything is given back.
     tokens = None if call.outcome in _UNBILLED and not call.dead_attempts else tokens_in + tokens_out
-    _pay(plan.journal, call, nanos or 0, tokens, call)
     if plan.journal is not plan.books:
         _pay(plan.books, call, nanos or 0, tokens, None)
+    _pay(plan.journal, call, nanos or 0, tokens, call)
     call.plan = None  # not before it is paid: who is interrupted here comes again
+    if nanos is None:
+        _speak.warn_unpriced(call)
+    elif nanos > call.bound_usd_nanos:
+        _speak.publish_debt(call, () if plan.frame is None else plan.frame.budgets)
     _learn(call, plan)
     if plan.crossed or plan.cut_by is not None:
         _have_raised(call, plan)
@@ -190,24 +194,20 @@ def _presumed(call: Call, plan: Plan) -> tuple[int | None, int, int]:
 
 
 def _learn(call: Call, plan: Plan) -> None:
-    """After the money: what such calls need, how far the estimate was off, and who should hear of it."""
-    site, usage = plan.site, call.usage
+    """After the money: what such calls need, how far the estimate was off, and whether the answer was cut."""
+    site, usage, frame = plan.site, call.usage, plan.frame
     if site is not None:
         site.open_calls.pop(call.number, None)
-    if call.cost_usd_nanos is None:
-        _speak.warn_unpriced(call)
-    elif call.cost_usd_nanos > call.bound_usd_nanos:
-        _speak.publish_debt(call, () if plan.frame is None else plan.frame.budgets)
     if usage is None:
         return
-    if plan.frame is None or not plan.frame.proves_input:  # there it was no estimate
+    if frame is None or not frame.proves_input:  # there it was no estimate
         plan.state.input_estimate.learn(call, plan.need.fixed_tokens, usage.input_tokens)
     if call.is_continuable and call.response_id:
-        plan.state.remember_answer(call.response_id, usage.input_tokens + usage.output_tokens)
+        plan.state.remember_answer(call.response_id, usage.total_tokens)
     if site is not None:
         site.learn(-(-usage.output_tokens // call.choices), call.is_cut)
-    if call.is_cut and call.sent_cap is not None and plan.frame is not None and plan.frame.budgets:
-        _speak.publish_cut(call, plan.frame.budgets[0], call.sent_cap, warns=plan.cut_by is None)
+    if call.is_cut and call.sent_cap is not None and frame is not None and frame.budgets:
+        _speak.publish_cut(call, frame.budgets[0], call.sent_cap, warns=plan.cut_by is None)
 
 
 def _have_raised(call: Call, plan: Plan) -> None:

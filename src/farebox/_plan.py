@@ -134,7 +134,8 @@ def quote(call: Call, frame: Frame | None) -> Plan:
     else:
         call.scope = frame.path
         call.tags = {**state.tags, **frame.tags} if state.tags else frame.tags
-    tariff = state.card.tariff(call.provider_name, call.model, call.tier, call.cache_write, call.started_at_seconds)
+    model = call.sent_model or call.request_model
+    tariff = state.card.tariff(call.provider_name, model, call.tier, call.cache_write, call.started_at_seconds)
     limits, rates = tariff.limits, tariff.rates
 
     tokens_in = state.input_estimate.tokens(call)
@@ -179,7 +180,7 @@ def quote(call: Call, frame: Frame | None) -> Plan:
     elif frame is None or not frame.caps_output or not call.accepts_cap:
         least = floor = want = most = limits.max_output_tokens
     else:
-        site, sends_cap = state.needs.site(call.provider_name, call.model, call.scope), True
+        site, sends_cap = state.needs.site(call.provider_name, model, call.scope), True
         prior = PRIOR_TOKENS_REASONING if limits.reasons else PRIOR_TOKENS
         unspent = _unspent_tokens(frame, output_nanos * choices, choices) if site.is_cold() else 0
         site.open_calls[call.number] = None
