@@ -48,7 +48,9 @@ def fresh() -> Iterator[None]:
 
     assert farebox.current() is None
     _config.was_instrumented = True  # a budget without an SDK is what most unit tests look at
-    with farebox.configure(ledger="memory://", prices="{}", tags={}):
+    _config._layers.clear()
+    _config._base = _config._state = None  # as in a process that begins
+    with farebox.configure(prices="{}", tags={}):
         yield
         farebox.uninstrument()
 

@@ -14,7 +14,7 @@ import attrs
 from farebox._money import MOST_NANOS, UsdLike, show_usd, to_nanos, to_usd
 from farebox.errors import Unit
 from farebox.ledgers import NO_LIMIT, Account
-from farebox.on_exceed import Mode, OnExceed, Threshold, option_names, read_mode
+from farebox.on_exceed import Mode, OnExceed, Threshold, mode_names, option_names, read_mode
 
 #: How long a call waits for calls in flight to settle, in seconds.
 PATIENCE_SECONDS: Final = 30.0
@@ -85,9 +85,11 @@ class Budget:
         own_options = option_names(on_exceed)
         for word, value in (mode_options or {}).items():
             if word not in own_options:
+                owners = ", ".join(repr(name) for name in mode_names() if word in option_names(name))
                 raise ValueError(
-                    f"{word}={value!r} is no option of a budget with on_exceed={on_exceed!r}; "
-                    f"choose from {', '.join((*_OPTIONS, *own_options))}"
+                    f"{word}={value!r} is no option of a budget with on_exceed={on_exceed!r}"
+                    + (f", but of {owners}" if owners else "")
+                    + f"; choose from {', '.join((*_OPTIONS, *own_options))}"
                 )
         if usd is None and tokens is None and calls is None:
             raise ValueError("a budget needs a limit; give usd=, tokens= or calls=, such as budget(usd='0.50')")

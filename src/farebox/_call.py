@@ -72,7 +72,10 @@ def read_tags(tags: Mapping[str, object]) -> Mapping[str, str]:
 
     Raises:
         ValueError: a name that a built-in dimension has.
+        TypeError: no mapping.
     """
+    if not isinstance(tags, Mapping):
+        raise TypeError(f"tags={tags!r} is a {type(tags).__name__}; write tags={{'team': 'search'}}")
     for name in tags:
         if name in DIMENSIONS:
             raise ValueError(
@@ -124,6 +127,8 @@ class _Progress:
     attempts: int = 0
     #: Attempts that were sent and died without an answer: each may have been billed.
     dead_attempts: int = 0
+    #: Attempts before the last time that the SDK made up its mind to try again: what became of them is known.
+    retried_attempts: int = 0
     is_sent: bool = False
     activity: Any = None
     #: A usage chunk was asked for on the caller's behalf, and is hidden.

@@ -123,6 +123,7 @@ def configure(
 
     Raises:
         ValueError: an unknown option or ledger, a malformed price.
+        TypeError: a word of the wrong type.
     """
     if unknown:
         word, value = next(iter(dict[str, Any](unknown).items()))
@@ -130,9 +131,12 @@ def configure(
             f"{word}={value!r} is no option of configure(); choose from ledger, tags, prices, useful_output_tokens"
         )
     changes: dict[str, Any] = {}
+    for word, text, example in (("ledger", ledger, "memory://"), ("prices", prices, "prices.toml")):
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"{word}={text!r} is a {type(text).__name__}; write {word}={example!r}")
     if ledger is not None:
         opened = _open(ledger)
-        changes |= {"ledger": opened, "scope_ledger": opened, "needs": Needs(), "input_estimate": InputEstimate()}
+        changes |= {"ledger": opened, "needs": Needs(), "input_estimate": InputEstimate()}
     if tags is not None:
         changes["tags"] = read_tags(tags)
     if prices is not None:

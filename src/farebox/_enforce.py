@@ -14,6 +14,8 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Final
 
+import attrs
+
 from farebox import _config, _rungs, _speak, signals
 from farebox._call import Call
 from farebox._line import drive_task, drive_thread
@@ -85,6 +87,8 @@ def before_retry(provider_name: str, *, call: Call) -> None:
     cannot_stop = tuple(speaker.account for speaker in speakers if not speaker.budget.mode.stops)
     answer = plan.books.extend(call.number, plan.grant.usd_nanos, plan.grant.tokens, forced=cannot_stop)
     if isinstance(answer, Shortfall):
+        if answer.kind == "oversized":  # not the call: its attempts together
+            answer = attrs.evolve(answer, kind="exhausted")
         speaker = speaker_of(plan, answer)
         _speak.publish_decision(speaker, _speak.short_of(call, speaker, answer), speaker.budget.mode.name, "stop")
         raise _speak.exceeded(call, speaker, answer, call.scope)

@@ -171,8 +171,8 @@ class Frame:
         if inner is None:
             return self
         both = Frame(inner.origin, inner, EMPTY_TAGS)
-        if self.is_inherited:
-            both.generation = self.generation
+        if self.accounts and (self.is_inherited or not inner.accounts):
+            both.generation = self.generation  # what holds no money may come from another process
         both._outer_budgets = inner.budgets + self.budgets
         both.accounts = inner.accounts + self.accounts
         both.ledger = inner.ledger or self.ledger

@@ -100,6 +100,10 @@ def instrument(
         raise ValueError(
             f"{word}={value!r} is no option of instrument(); choose from client, tags, budgets, only, threads"
         )
+    if isinstance(budgets, budget) or not isinstance(budgets, Iterable):
+        raise TypeError(f"budgets={budgets!r} is a {type(budgets).__name__}; write budgets=[budget(usd=1)]")
+    if tags is not None and not isinstance(tags, Mapping):
+        raise TypeError(f"tags={tags!r} is a {type(tags).__name__}; write tags={{'team': 'search'}}")
     budgets = list(budgets)
     with _lock:
         if client is not None:
@@ -170,9 +174,11 @@ def _seam_of(client: Any) -> Seam:
     raise TypeError(f"{type(client).__name__} is no client that farebox knows; pass one of {known}")
 
 
-def _client_frame(tags: Mapping[str, object] | None, budgets: list[budget]) -> Frame | None:
-    """The scope that a client brings along."""
-    frame: Frame | None = None
+def _client_frame(tags: Mapping[str, object] | None, budgets: list[budget], kept: Frame | None) -> Frame | None:
+    """The scope that a client brings along; what is not given stays as it was `kept` there."""
+    frame = None if budgets else kept
+    if budgets and kept is not None:
+        tags = {**kept.tags, **(tags or {})}
     for scope in budgets:
         if not isinstance(scope, budget):
             raise TypeError(f"budgets=[{scope!r}] holds a {type(scope).__name__}; write budgets=[budget(usd=1)]")
@@ -184,16 +190,14 @@ def _client_frame(tags: Mapping[str, object] | None, budgets: list[budget]) -> F
 def _instrument_client(client: Any, tags: Mapping[str, object] | None, budgets: list[budget]) -> Any:
     seam = _seam_of(client)
     signals.instrumented.send(seam.provider.name)
-    frame = _client_frame(tags, budgets)
+    frame = _client_frame(tags, budgets, client.__dict__.get(CLIENT_MARK))
     seam.install()
     if client not in seam.clients:
         if not seam.carries_threads:
             seam.carries_threads = True
             _threads.carry_into_threads()
         seam.clients.add(client)
-        _mark(client, frame)
-    elif frame is not None:
-        _mark(client, frame)
+    _mark(client, frame)
     return client
 
 

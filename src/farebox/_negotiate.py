@@ -26,6 +26,7 @@ def negotiate(call: Call, plan: Plan, answer: Answer | None) -> Steps:
 
     With no answer yet the rungs speak first, each once.
     """
+    began = time.monotonic()
     has_waited = False
     rounds = 0
     waited_in_vain = False
@@ -69,7 +70,8 @@ def negotiate(call: Call, plan: Plan, answer: Answer | None) -> Steps:
                     decision = None  # in another unit, or by one who crossed meanwhile
                 elif speaker not in plan.crossed:
                     if not _may_cross(call, speaker):
-                        answer = yield _line(call, plan, answer, speaker.budget.patience_seconds)
+                        left = speaker.budget.patience_seconds - (time.monotonic() - began)
+                        answer = yield _line(call, plan, answer, left)
                         rounds += 1
                         continue
                     plan.crossed = (*plan.crossed, speaker)

@@ -32,16 +32,35 @@ class Hold:
 
     def __enter__(self) -> Hold:
         self._begin()
-        with track(**self._tags):
-            signals.pre_call.send(self._call.provider_name, call=self._call)
+        try:
+            with track(**self._tags):
+                signals.pre_call.send(self._call.provider_name, call=self._call)
+        except BaseException as error:
+            self._undo(error)
+            raise
         return self
 
     async def __aenter__(self) -> Hold:
         self._begin()
         self._call.is_async = True
-        with track(**self._tags):
-            await signals.pre_call.send_async(self._call.provider_name, call=self._call)
+        try:
+            with track(**self._tags):
+                await signals.pre_call.send_async(self._call.provider_name, call=self._call)
+        except BaseException as error:
+            self._undo(error)
+            raise
         return self
+
+    def _undo(self, error: BaseException) -> None:
+        """Entering was stopped: by a receiver, by a cancellation, or by a budget, which has seen to it itself."""
+        call = self._call
+        if call.outcome != "open":
+            return
+        call.outcome, call.error_class = "vetoed", type(error).__name__
+        if isinstance(error, GeneratorExit):
+            signals.settle_late(call)  # collected while it waited, maybe in the middle of a ledger's operation
+        else:
+            signals.post_call.send(call.provider_name, call=call)
 
     def settle(self, *, usd: UsdLike = 0, tokens: int = 0) -> None:
         """Charge what it came to: USD, and tokens where a budget counts them.  Once: what is settled stays so.

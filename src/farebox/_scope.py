@@ -350,6 +350,8 @@ def current() -> Frame | None:
 
 def carry(function: Callable[P, R]) -> Callable[P, R]:
     """Bind `function` to the scope of now, wherever it is run later: another thread, a pool, a callback."""
+    if not callable(function):
+        raise TypeError(f"carry({function!r}) got a {type(function).__name__}; pass a function")
     return cast(Callable[P, R], _Carried(_scope.get())(function))
 
 

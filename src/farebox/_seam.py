@@ -23,7 +23,7 @@ from farebox import _pending, signals
 from farebox._bodies import copied, is_plain, parsed, read_body
 from farebox._call import Call
 from farebox._streams import end_call, leave_pending, read_answer, watch_response, watch_stream
-from farebox.errors import BudgetExceeded, IncompatibleSDK
+from farebox.errors import IncompatibleSDK
 from farebox.providers import Provider, without_iterators
 
 _logger = logging.getLogger("farebox")
@@ -304,6 +304,10 @@ class Seam:
                 watch_stream(result, call, self.provider)
             return
         response = getattr(result, "http_response", None)
+        if response is not None and not hasattr(response, "_content"):
+            if _pending.forget(call):
+                watch_response(response, call, self.provider)
+            return
         call.is_pending = False
         read_answer(call, self.provider, result if response is None else parsed(response.content))
         if not call.is_pending and _pending.forget(call):
@@ -359,9 +363,14 @@ def _ask_before_retry(original: Any) -> Any:
     # Returns what the original returns, which an async client awaits.
     def _sleep_for_retry(client: Any, *args: Any, **kwargs: Any) -> Any:
         link = kwargs["options"].post_parser
-        if type(link) is Link and kwargs.get("response") is None and not _never_sent(sys.exc_info()[1]):
-            link.call.dead_attempts += 1
-            signals.pre_retry.send(link.call.provider_name, call=link.call)
+        if type(link) is Link:
+            call = link.call
+            is_dead = kwargs.get("response") is None and not _never_sent(sys.exc_info()[1])
+            call.dead_attempts += is_dead
+            # Not before the dead are counted: who is interrupted here is charged too much, not too little.
+            call.retried_attempts = call.attempts
+            if is_dead:
+                signals.pre_retry.send(call.provider_name, call=call)
         return original(client, *args, **kwargs)
 
     return _sleep_for_retry
@@ -371,9 +380,7 @@ def _is_unbilled(call: Call, error: BaseException) -> bool:
     """Whether the last attempt can't have been billed: answered with an error status, never sent, or not tried again."""
     if any(cls.__name__ == "APIStatusError" for cls in type(error).__mro__):
         return True
-    if isinstance(error, BudgetExceeded):
-        return call.attempts == call.dead_attempts  # refused before a retry; from elsewhere it says nothing
-    return _never_sent(error)
+    return call.attempts == call.retried_attempts or _never_sent(error)
 
 
 def _never_sent(error: BaseException | None) -> bool:

@@ -182,7 +182,7 @@ def _shown(unit: Unit, amount: Decimal | int) -> str:
 
 def forked(frame: Frame) -> BudgetExceeded:
     """The error of a call under a budget that a forked child inherited."""
-    name = frame.budgets[0].budget.name
+    name = next((one for one in frame.budgets if one.is_inherited), frame.budgets[0]).budget.name
     return BudgetExceeded(
         f"budget {name!r} was opened in the parent process and can't be shared with this forked child\n"
         f"  scope: {frame.path}; open one in the child: with budget({name!r}, ...): ...",

@@ -389,6 +389,10 @@ def read_mode(value: OnExceed, options: Mapping[str, Any] | None = None, *, said
         return read_mode(found(**(options or {})) if isinstance(found, type) else found)
     if isinstance(value, type):
         raise TypeError(f"{said}={value.__name__} is a class; pass an object: {said}={value.__name__}()")
+    if inspect.iscoroutinefunction(value):
+        raise TypeError(
+            f"{said}={value.__qualname__} is an async function, and nobody would await it; pass a plain one"
+        )
     if callable(value):
         return Ask(value)
     raise TypeError(f"{said}={value!r} is a {type(value).__name__}; pass a mode's name, a mode or a callable")

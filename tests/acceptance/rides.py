@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import importlib
 import ssl
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
+import openai
 
 import farebox
 from farebox import _config
@@ -22,6 +24,8 @@ from farebox.testing import FakeProvider
 
 MESSAGES = [{"role": "user", "content": "hello there, how are you?"}]
 CAP = 100
+#: What the openai package is built on: httpx2 since its version 3, httpx before.
+HTTPX: Any = importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
 
 
 #: All is on loopback and in the clear: to load the certificates of the system takes 40 ms a client.
@@ -51,7 +55,6 @@ class Ride:
 
     def _made(self, prefix: str, provider: FakeProvider, options: dict[str, Any]) -> Any:
         import anthropic
-        import openai
 
         sdk = openai if self.name == "openai" else anthropic
         url = provider.openai_base_url if self.name == "openai" else provider.anthropic_base_url

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import anthropic
-import httpx2
 import openai
 import pytest
 
@@ -22,6 +21,7 @@ from farebox import BudgetExceeded, _instrument, _threads, budget, instrument, r
 from farebox.errors import IncompatibleSDK
 from tests.acceptance.rides import (
     ANTHROPIC,
+    HTTPX,
     OPENAI,
     Ride,
     attempt,
@@ -227,10 +227,10 @@ def test_subclasses_are_metered(provider: Any) -> None:
             assert is_metered(ANTHROPIC, yours)
 
 
-class ToTheFakeProvider(httpx2.HTTPTransport):
+class ToTheFakeProvider(HTTPX.HTTPTransport):
     """Azure has a path for each deployment; the fake provider has one path."""
 
-    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+    def handle_request(self, request: Any) -> Any:
         assert "/deployments/" in request.url.path
         request.url = request.url.copy_with(path="/v1/chat/completions", query=None)
         return super().handle_request(request)
@@ -242,7 +242,7 @@ def test_azure_is_metered(provider: Any) -> None:
         api_key="fake",
         api_version="2024-10-21",
         max_retries=0,
-        http_client=httpx2.Client(transport=ToTheFakeProvider()),
+        http_client=HTTPX.Client(transport=ToTheFakeProvider()),
     ) as client:
         with instrument(), stormproof(provider):
             assert is_metered(OPENAI, client)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import copy
 import enum
+import inspect
 import json
 import re
 from typing import Any
 
-import httpx2
+import openai
 import pydantic
 import pytest
 
@@ -18,6 +19,7 @@ from farebox import BudgetExceeded, budget, report
 from farebox.testing import ABSENT
 from tests.acceptance.rides import (
     ANTHROPIC,
+    HTTPX,
     MESSAGES,
     OPENAI,
     Ride,
@@ -370,13 +372,15 @@ POSTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", ["a dict", "a model", "bytes", "a query", "a whole URL"])
 def test_a_hand_made_post_is_metered(provider: Any, open_client: Any, name: str) -> None:
     client, words = open_client(OPENAI), dict(POSTS[name])
+    if not words.keys() <= inspect.signature(client.post).parameters.keys() | {"path"}:
+        pytest.skip(f"openai {openai.VERSION} posts no {name}")
     path = words.pop("path", "/chat/completions").replace("WHOLE", f"{provider.openai_base_url}/chat/completions")
     with budget(usd=TOO_LITTLE), pytest.raises(BudgetExceeded):
         client.post(path, cast_to=object, options={"headers": {"content-type": "application/json"}}, **words)
     assert not provider.requests
 
 
-@pytest.mark.parametrize("cast_to", [object, dict[str, Any], httpx2.Response, str])
+@pytest.mark.parametrize("cast_to", [object, dict[str, Any], HTTPX.Response, str])
 def test_a_hand_made_post_is_charged_whatever_it_is_cast_to(provider: Any, open_client: Any, cast_to: Any) -> None:
     with stormproof(provider), budget(usd=1) as paid:
         attempt(lambda: open_client(OPENAI).post("/chat/completions", cast_to=cast_to, body=OPENAI.words()))

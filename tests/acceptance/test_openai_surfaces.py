@@ -121,6 +121,8 @@ def parsed(surface: Surface, client: Any) -> Any:
 
 
 def beta(surface: Surface, client: Any) -> Any:
+    if not hasattr(client.beta, "responses"):
+        pytest.skip(f"openai {openai.VERSION} has no beta.responses")
     return client.beta.responses.create(**surface.said())
 
 
@@ -289,15 +291,15 @@ def test_without_a_budget_nothing_is_rewritten(surface: Surface, provider: FakeP
     books_agree(provider)
 
 
-def test_an_old_completion_without_a_cap_is_bounded_by_the_sixteen_of_the_api(
+def test_an_old_completion_without_a_cap_gets_one_where_the_server_is_not_openais_own(
     provider: FakeProvider, client: Any
 ) -> None:
-    with budget(usd="0.0002"):
+    """OpenAI's own default is sixteen tokens; a server of somebody else's may have none."""
+    with budget(usd="0.0003"):
         plain(COMPLETIONS, client)
-    assert provider.requests[0].body == COMPLETIONS.said()
-    assert provider.bill.lines[0].output_tokens == 16
-    # 32 tokens of output and 63 of input at most: 16 more by the slack, a token a byte and what may be hidden around.
-    assert only_record().bound_usd <= Decimal("0.000002") * 32 + Decimal("0.0000015") * 63
+    assert provider.requests[0].body["max_tokens"] == only_record().sent_cap
+    assert provider.bill.lines[0].output_tokens <= only_record().sent_cap
+    assert only_record().bound_usd <= Decimal("0.0003")
     books_agree(provider)
 
 
@@ -740,6 +742,8 @@ def test_counting_tokens_is_free_and_leaves_no_record(
 ) -> None:
     claude = open_client(ANTHROPIC)
     messages: Any = [{"role": "user", "content": TEXT}]
+    if not hasattr(client.responses, "input_tokens"):
+        pytest.skip(f"openai {openai.VERSION} has no responses.input_tokens")
 
     async def main() -> None:
         async with OPENAI.async_client(provider) as one, ANTHROPIC.async_client(provider) as other:

@@ -9,14 +9,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx2
 import openai
 import pytest
 from openai._models import FinalRequestOptions
 
 import farebox
 from farebox import BudgetExceeded, budget, configure, instrument, report
-from tests.acceptance.rides import OPENAI, Ride
+from tests.acceptance.rides import HTTPX, OPENAI, Ride
 
 BODY = {"model": OPENAI.model, "messages": [{"role": "user", "content": "hello there"}], "max_tokens": 100}
 
@@ -177,6 +176,6 @@ def test_a_response_that_was_read_can_be_pickled(provider: Any, open_client: Any
     with OPENAI.streaming_response(open_client(OPENAI), max_tokens=100) as response:
         response.read()
         http_response = response.http_response
-    assert type(http_response) is httpx2.Response
+    assert type(http_response) is HTTPX.Response
     assert pickle.loads(pickle.dumps(http_response)).status_code == 200
     assert farebox.calls()[-1].outcome == "completed"

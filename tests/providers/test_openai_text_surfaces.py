@@ -68,6 +68,7 @@ def test_a_completion_without_a_cap_has_the_sixteen_tokens_of_the_api() -> None:
     assert read(OLD, max_tokens=None).declared_cap == 16
     assert read(OLD, max_tokens=100).declared_cap == 100
     assert read(OLD, max_tokens=0).declared_cap == 0
+    assert OPENAI.read_request(OLD, {"model": "m", "prompt": "hi"}, "127.0.0.1").declared_cap is None
     unreadable = read(OLD, max_tokens="many")
     assert (unreadable.declared_cap, unreadable.accepts_cap) == (None, False)
 

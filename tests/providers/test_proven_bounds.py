@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from farebox._call import Call
 from farebox.prices.bounds import InputEstimate, proven_tokens
-from farebox.providers import find_provider
+from farebox.providers import _reading, find_provider
 from farebox.providers._reading import _STEADY, growth, utf8_size
 from farebox.testing import FakeProvider
 from tests.providers.test_pictures import png
@@ -64,6 +64,19 @@ def most_bytes(text: str) -> int:
 def test_a_text_never_grows_by_more_than_is_counted(text: str) -> None:
     assert utf8_size(text) + growth(text) >= most_bytes(text)
     assert growth(text) >= 0
+
+
+@given(st.text(st.sampled_from(RESTLESS), max_size=60))
+def test_a_long_text_that_is_looked_at_in_pieces_never_grows_by_more_either(text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_reading, "_LONGEST_NORMALISED", 2)
+        assert utf8_size(text) + growth(text) >= most_bytes(text)
+
+
+@pytest.mark.timeout(20)
+def test_marks_piled_upon_a_letter_are_read_in_time_that_grows_with_their_number() -> None:
+    pile = "a" + "\u0301\u0323" * 200_000  # in one piece: minutes
+    assert read(OPENAI, {"model": "m", "messages": [{"role": "user", "content": pile}]}).text_bytes == utf8_size(pile)
 
 
 def test_the_characters_that_are_taken_not_to_grow_do_not() -> None:
@@ -130,7 +143,7 @@ def _with_long_numbers(value: Any) -> Any:
 
 
 def most_printed(value: Any) -> int:
-    return max(most_bytes(text) if text.isascii() else utf8_size(text) for text in printed(value))
+    return max(most_bytes(text) for text in printed(value))
 
 
 def most_reprinted(arguments: str) -> int:
@@ -211,6 +224,13 @@ def calling(arguments: str) -> dict[str, Any]:
 @example(calling('{"a":"世"}' * 50))
 @example({"model": "m", "messages": [{"role": "tool", "content": '"\n\U00010000' * 100}]})
 @example({"model": "m", "messages": [{"role": "user", "content": "\ufdfa" * 100}]})
+@example(
+    {
+        "model": "m",
+        "messages": [{"role": "user", "content": ""}],
+        "tools": [{"type": "function", "function": {"name": "\ufdfa" * 1_000}}],
+    }
+)
 def test_no_chat_is_billed_for_more_than_its_proven_bound(body: dict[str, Any]) -> None:
     assert chat_bill(body) <= read(OPENAI, body).proven_input_tokens
 

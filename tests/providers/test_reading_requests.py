@@ -543,7 +543,7 @@ def test_a_pdf_is_estimated_by_its_pages_and_has_no_proven_bound() -> None:
     source = {"type": "base64", "media_type": "application/pdf", "data": sent(pdf)}
     call = read(ANTHROPIC, [{"role": "user", "content": [{"type": "document", "source": source}]}])
     assert 3 * 8_000 <= call.extra_input_tokens <= 3 * 8_000 + 200
-    assert call.proven_input_tokens >= 200_000
+    assert call.proven_input_tokens >= 3 * 8_000
     assert call.unbounded == ("document (pdf)",)
     chat = read(OPENAI, chat_part("file", file_data="data:application/pdf;base64," + sent(pdf), filename="a.pdf"))
     assert 3 * 8_000 <= chat.extra_input_tokens <= 3 * 8_000 + 200
@@ -596,6 +596,10 @@ def test_audio_that_is_referred_to_by_its_id_has_its_maximum() -> None:
         ({"type": "web_search_20250305"}, ("web_search",)),
         ({"type": "web_fetch_20260318", "max_uses": 2, "max_content_tokens": 5_000}, ()),
         ({"type": "web_fetch_20260318"}, ("web_fetch",)),
+        (
+            {"type": "web_fetch_20260318", "max_uses": 2},
+            ("web_fetch",),
+        ),  # a document may fill all that the model can read
         ({"type": "code_execution_20260521"}, ("code_execution",)),
         ({"type": "mcp_toolset", "mcp_server_name": "s"}, ("mcp",)),
         ({"type": "advisor_20260301", "model": "claude-opus-5-5"}, ("advisor",)),
@@ -1103,3 +1107,17 @@ def test_a_stream_is_asked_for_its_usage_beside_what_the_caller_asked(given_opti
 
 def test_what_is_no_stream_is_not_asked_for_a_usage_chunk() -> None:
     assert rewritten(OPENAI, {**CHAT, "stream": False}) == {}
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/responses", "/completions", "/embeddings"])
+def test_a_host_of_one_region_is_a_tier_of_its_own(path: str) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "input": "hi", "prompt": "hi"}
+
+    def tiers(host: str) -> tuple[str, str]:
+        call = OPENAI.read_request(path, body, host)
+        assert call is not None
+        OPENAI.read_answer(call, {"service_tier": "default"})
+        return call.tier, call.served_tier
+
+    assert tiers("eu.api.openai.com") == ("regional", "default+regional")
+    assert tiers("api.openai.com") == tiers("127.0.0.1") == ("", "default")

@@ -215,7 +215,8 @@ class Ledger(abc.ABC):
     def extend(self, hold_id: int, usd_nanos: int, tokens: int, *, forced: Collection[Account] = ()) -> Answer | None:
         """Grow a hold by one more attempt, in all its accounts or in none.  Calls do not grow.
 
-        Does not wait in line: it already holds money others wait for.  Forced accounts do not refuse.
+        Does not wait in line: it already holds money others wait for.  The accounts in `forced` do not refuse, and only they:
+        an account that let the hold past its limit once is asked again.
 
         Returns:
             A Grant with all that is held now, or a Shortfall whose `needed` is the growth.  None where `hold_id` is not

@@ -146,19 +146,18 @@ class Book:
         entries.update(changes)
         return grant
 
-    def extend(self, hold_id: int, usd: int, tokens: int, also_forced: Collection[Account] = ()) -> Answer | None:
+    def extend(self, hold_id: int, usd: int, tokens: int, forced: Collection[Account] = ()) -> Answer | None:
         record = self.entries.get(hold_id)
         if record is None or record[0] is not HELD:
             return None
-        _, held, accounts, owner, call, deadline, forced, let_past = record
+        _, held, accounts, owner, call, deadline, let_in_by, let_past = record
         let_past = dict(let_past)
-        forced = (*forced, *also_forced)
         more = (usd, tokens, 0)
         short = shortfall(self.entries, accounts, forced, more, more, own=held[1:])
         if short is not None:
             return short
         grant = Grant(held.cap, held.usd_nanos + usd, held.tokens + tokens, held.calls)
-        changes: dict[Any, Any] = {hold_id: (HELD, grant, accounts, owner, call, deadline, forced, let_past)}
+        changes: dict[Any, Any] = {hold_id: (HELD, grant, accounts, owner, call, deadline, let_in_by, let_past)}
         for account in accounts:
             su, ru, du, st, rt, dt, sc, rc, dc, open_holds = self.entries[account.key]
             if account in forced:

@@ -13,13 +13,16 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from farebox.ledgers import Account, Answer, Balance, Grant, Ledger, Need, Snapshot, Ticket
 from farebox.ledgers._book import HELD, RELEASED, SETTLED, Book, check_amounts
 from farebox.ledgers._fitting import EMPTY
 from farebox.ledgers._totals import Coarsen, Fold, count_only, nothing_coarser
 from farebox.ledgers._waiting import NEWCOMER, Parked, is_contended
+
+#: How long a look at a balance waits for an operation under way.
+_LONGEST_LOOK_SECONDS: Final = 0.5
 
 
 class MemoryLedger(Ledger):
@@ -134,7 +137,11 @@ class MemoryLedger(Ledger):
         return done
 
     def balance(self, account: Account) -> Balance:
-        self._catch_up()
+        # Waits for the lock, and not for ever: it may be asked within a finalizer, in an operation of its own thread.
+        if self._later:
+            self._try_to_catch_up(_LONGEST_LOOK_SECONDS)
+        else:
+            self._wake_up()
         return Balance(*self._book.entries.get(account.key, EMPTY)[:9])
 
     def forget(self, account_key: Hashable) -> None:
@@ -166,12 +173,12 @@ class MemoryLedger(Ledger):
         self._later.append((hold_id, 0, 0, 0, row, RELEASED))
         self._try_to_catch_up()
 
-    def _try_to_catch_up(self) -> None:
+    def _try_to_catch_up(self, seconds: float = 0.0) -> None:
         lock = self._lock
         got: list[bool] = []
         try:
             # Taken and noted down within one C call, for the same reason that every other lock is taken by `with`.
-            got.extend(map(lock.acquire, (False,)))
+            got.extend(map(lock.acquire, (True,), (seconds,)))
             if got[0]:
                 self._drain()
         finally:

@@ -53,9 +53,12 @@ def read_openai_part(model: str, kind: str, found: Mapping[str, Any], most: int)
         data = sound.get("data")
         tokens = _audio_tokens(data, sound.get("format")) if isinstance(data, str) else None
         return Part(most, most, unbounded=kind) if tokens is None else Part(min(tokens, most), min(tokens, most))
-    data = fields(found.get("file")).get("file_data") or found.get("file_data")
+    held = fields(found.get("file"))
+    data = held.get("file_data") or found.get("file_data")
     opened = _opened(data) or ((Base64(data), "") if isinstance(data, str) else None)
-    return Part(most, most, unbounded=kind) if opened is None else _document(*opened, most, kind)
+    part = Part(most, most, unbounded=kind) if opened is None else _document(*opened, most, kind)
+    name = held.get("filename")  # in a response it stands beside the file
+    return part if name is None else part._replace(text=[name] if part.text is None else [name, part.text])
 
 
 def _openai_image(model: str, url: Any, detail: str) -> Part:
@@ -97,7 +100,7 @@ def _document(file: Base64, media_type: str, most: int, kind: str) -> Part:
                 return Part(most, most, unbounded=kind)
         pages = len(_PAGE.findall(content)) if content.startswith(b"%PDF") and b"/ObjStm" not in content else 0
         if pages:
-            return Part(min(most, pages * _TOKENS_PER_PAGE), most, unbounded=f"{kind} (pdf)")
+            return Part(pages * _TOKENS_PER_PAGE, pages * _TOKENS_PER_PAGE, unbounded=f"{kind} (pdf)")
     return Part(most, most, unbounded=kind)
 
 

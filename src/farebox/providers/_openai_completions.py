@@ -24,7 +24,7 @@ PATH: Final = "/completions"
 
 #: Output tokens where the request does not say, by the API's own schema: a client made of it is
 #: https://github.com/sohaibtariq/personal-crm, `plugins/OpenAIAPI/doc/models/create-completion-request.md` (read 2026-11-22).
-#: A server of somebody else's may have another default.
+#: A server of somebody else's has a default of its own.
 DEFAULT_CAP: Final = 16
 #: More than any server makes of one request.
 _MOST_CHOICES: Final = 2_048 * 128
@@ -59,7 +59,8 @@ class Completions:
         for name in body.keys() - _NOT_READ:
             sizes.add_json(body[name])
         read_cap(call, body.get("max_tokens"))
-        if call.declared_cap is None and call.accepts_cap:
+        is_foreign = server_address and not server_address.endswith((".openai.com", ".openai.azure.com"))
+        if call.declared_cap is None and call.accepts_cap and not is_foreign:
             call.declared_cap = DEFAULT_CAP
         generated = max(whole_number(body.get("n")) or 1, whole_number(body.get("best_of")) or 1)
         call.choices = min(generated * max(1, len(prompts)), _MOST_CHOICES)

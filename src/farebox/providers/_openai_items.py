@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from farebox._call import Call
 from farebox.providers._media import read_openai_part
-from farebox.providers._reading import Part, Sizes, fields, listed, text_of
+from farebox.providers._reading import Part, Sizes, fields, listed, name_of, text_of
 from farebox.providers._vision import Pictures, openai_image_tokens
 
 #: Most input tokens of one content part, where it can't be read or bounded.  A picture has its own by model; a file or a
@@ -46,6 +46,7 @@ _KEPT_REASONING_TOKENS: Final = 8_192
 #: Members of an item that hold content parts, which may be pictures; anything else in it is JSON of somebody's own.
 _CONTENT: Final = frozenset(("content", "output", "outputs", "summary"))
 _SYSTEM_ROLES: Final = ("system", "developer")
+_PLAIN_ROLES: Final = ("user", "assistant", *_SYSTEM_ROLES)
 
 
 class Input:
@@ -53,8 +54,6 @@ class Input:
 
     # Class attributes: most requests are plain text and pay for few of these.
     features: frozenset[str] = frozenset()
-    #: Tools that items bring along.
-    tools: tuple[Any, ...] = ()
     _fills_context = False
     _turns = 0
     _tokens_per_turn = 0
@@ -64,6 +63,8 @@ class Input:
 
     def __init__(self, model: str) -> None:
         self.sizes = Sizes(_MEDIA_TOKENS)
+        #: Tools that items bring along.
+        self.tools: list[Any] = []
         self._model = model
 
     def cannot_bound(self, name: str, *, fills_context: bool = True) -> None:
@@ -83,10 +84,12 @@ class Input:
             return
         found = item if type(item) is dict else fields(item)
         content = found.get("content")
-        if type(content) is str and len(found) == 2 and "role" in found:
+        if type(content) is str and len(found) == 2 and found.get("role") in _PLAIN_ROLES:
             self._last_bytes = self.sizes.add_text(content)
         else:
-            self._last_bytes = self._add_members(text_of(found.get("type")), found)
+            # What begins with "_" is a model's own affair, and in JSON a name like any other.
+            shown = found if isinstance(item, Mapping) else {n: v for n, v in found.items() if not n.startswith("_")}
+            self._last_bytes = self._add_members(text_of(found.get("type")), shown)
         if text_of(found.get("role")) in _SYSTEM_ROLES:
             self._system_bytes += self._last_bytes
 
@@ -98,7 +101,7 @@ class Input:
         elif kind == "compaction_trigger":
             self.cannot_bound(kind)
         elif kind == "additional_tools":
-            self.tools = (*self.tools, *(listed(found.get("tools")) or ()))
+            self.tools += listed(found.get("tools")) or ()
         elif kind and kind not in _ITEM_KINDS:
             self.cannot_bound("an item of an unknown type", fills_context=False)
         elif kind == "reasoning":
@@ -112,10 +115,9 @@ class Input:
         self.sizes.extra_tokens += 4 * len(found)
         self.sizes.surplus += 8 * len(found)
         return sum(
-            self.sizes.add_text(str(name))
+            self.sizes.add_text(name_of(name))
             + self.sizes.add(value, as_part=name in _CONTENT, is_printed=kind not in ("", "message"))
             for name, value in found.items()
-            if not str(name).startswith("_")
         )
 
     def add_instructions(self, instructions: Any) -> None:
@@ -164,7 +166,7 @@ class Input:
         self.features |= {_FEATURES.get(kind, "images") for kind in sizes.kinds & _MEDIA_TOKENS.keys()}
         if sizes.pictures:
             sizes.has_images = True
-            pictures = Pictures(sizes.pictures, openai_image_tokens)
+            pictures = Pictures(tuple(sizes.pictures), openai_image_tokens)
             call.pictures = pictures
             sizes.extra_tokens += pictures.tokens(self._model)
 

@@ -28,6 +28,17 @@ def read_tier(call: Call, body: Mapping[str, Any]) -> None:
     call.tier = tier if isinstance(tier, str) and tier != "auto" else ""
 
 
+def in_region(server_address: str, tier: str) -> str:
+    """A tier as the prices know it: a host of one region, such as eu.api.openai.com, costs more.
+
+    Source: https://developers.openai.com/api/docs/pricing (read 2026-11-21); it is so of models
+    since March 2026, and taken to be so of all.
+    """
+    if not server_address.endswith(".api.openai.com"):
+        return tier
+    return f"{tier}+regional" if tier else "regional"
+
+
 def read_head(call: Call, found: Mapping[str, Any]) -> None:
     """Id, model and tier of an answer, as it says them."""
     response_id, model, tier = found.get("id"), found.get("model"), found.get("service_tier")
@@ -36,7 +47,7 @@ def read_head(call: Call, found: Mapping[str, Any]) -> None:
     if type(model) is str:
         call.response_model = model[:200]
     if type(tier) is str:
-        call.served_tier = tier[:40]
+        call.served_tier = in_region(call.server_address, tier[:40])
 
 
 class Names(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import is_
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -48,7 +48,7 @@ def fields(thing: Any) -> Mapping[str, Any]:
         return {**thing.__dict__, **extra} if extra else thing.__dict__
     if isinstance(thing, Mapping):
         return thing
-    if getattr(thing, "__dict__", None) is None:
+    if getattr(thing, "__dict__", None) is None or isinstance(thing, type):
         return {}
     if len(_models) < _MOST_MODELS:
         _models.add(cls)
@@ -77,6 +77,14 @@ def whole_number(value: Any) -> int | None:
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12:
         value = int(value)
     return value if type(value) is int and value in COUNTS else None
+
+
+def name_of(key: Any) -> str:
+    """The name of a field: in JSON a text, in a dict of Python's anything."""
+    try:
+        return str(key)
+    except ValueError:  # a number too long to be printed, which no SDK prints either
+        return ""
 
 
 def text_of(value: Any) -> str:
@@ -112,6 +120,13 @@ _STEADY: Final = re.compile(
 )
 
 
+#: A row of combining marks is put in order in the square of its length: a longer text is looked at in pieces.
+_LONGEST_NORMALISED: Final = 256
+#: By how much more two pieces can grow as one: the marks of the first reach the last letter of the one before, and take the
+#: longest that one Unicode character is made of apart.
+_GROWTH_OF_A_SEAM: Final = 16
+
+
 def growth(text: str) -> int:
     """How many bytes longer `text` can become where a tokenizer brings it into normal form (NFC or NFKC) first.
 
@@ -119,6 +134,9 @@ def growth(text: str) -> int:
     """
     if text.isascii() or _STEADY.fullmatch(text):
         return 0
+    if len(text) > _LONGEST_NORMALISED:
+        pieces = range(0, len(text), _LONGEST_NORMALISED)
+        return sum(growth(text[at : at + _LONGEST_NORMALISED]) + _GROWTH_OF_A_SEAM for at in pieces)
     forms = (utf8_size(unicodedata.normalize(form, text)) for form in ("NFC", "NFKC"))
     return max(0, max(forms) - utf8_size(text))
 
@@ -153,6 +171,17 @@ class Part(NamedTuple):
     unbounded: str = ""
 
 
+AnySet = frozenset[str] | set[str]
+
+
+def _with(known: AnySet, name: str) -> set[str]:
+    """A set and one more; no copy each time, as a body may hold any number of them."""
+    if isinstance(known, frozenset):
+        return {*known, name}
+    known.add(name)
+    return known
+
+
 class Sizes:
     """Adds up what a model will read: bytes of text, how much of it is dense, and tokens that no text accounts for.
 
@@ -169,10 +198,10 @@ class Sizes:
     has_audio = False
     has_images = False
     #: Lifetimes of the prompt caches that parts ask to be written to, "" for the provider's usual one.
-    cache_lifetimes: frozenset[str] = frozenset()
+    cache_lifetimes: AnySet = frozenset()
     #: The "type" of every part that is no plain text.
-    kinds: frozenset[str] = frozenset()
-    pictures: tuple[Picture, ...] = ()
+    kinds: AnySet = frozenset()
+    pictures: Sequence[Picture] = ()
     #: Names of what nobody can bound.
     unbounded: tuple[str, ...] = ()
     #: Looks closer at a media part of a type, which takes at most so many tokens; without it each counts with its most.
@@ -213,12 +242,12 @@ class Sizes:
 
     def add_cache_control(self, control: Any) -> None:
         """Take note of a part that asks to be written to a prompt cache."""
-        self.cache_lifetimes = self.cache_lifetimes | {str(fields(control).get("ttl") or "")}
+        self.cache_lifetimes = _with(self.cache_lifetimes, text_of(fields(control).get("ttl")))
 
     def name_unbounded(self, name: str) -> None:
         """Take note of something that nobody can bound."""
-        if name not in self.unbounded:
-            self.unbounded = (*self.unbounded, name)
+        if name not in self.unbounded and len(self.unbounded) < _MOST_NAMES:
+            self.unbounded = (*self.unbounded, name[:_LONGEST_NAME])
 
     def add_json(self, value: Any) -> int:
         """Count a structure that the provider serialises in its own way; returns the bytes counted.
@@ -268,7 +297,7 @@ class Sizes:
                 self.add_cache_control(found[name])
         kind = found.get("type")
         if as_part and isinstance(kind, str):
-            self.kinds = self.kinds | {kind}
+            self.kinds = _with(self.kinds, kind)
             if kind in self.media_tokens:
                 return self._add_media(kind, found, depth)
             is_printed = is_printed or kind in _RESULTS
@@ -278,7 +307,7 @@ class Sizes:
         self.surplus += (8 + _INDENT * depth) * len(found)
         is_model, is_printed = not isinstance(value, Mapping), is_printed or not as_part
         return sum(
-            self.add(str(key), is_printed=is_printed)
+            self.add(name_of(key), is_printed=is_printed)
             + self.add(
                 item,
                 as_part=key == "content",
@@ -297,12 +326,15 @@ class Sizes:
         self.has_audio = self.has_audio or "audio" in kind
         self.has_images = self.has_images or "image" in kind
         if part.picture is not None:
-            self.pictures = (*self.pictures, part.picture)
+            if isinstance(self.pictures, list):
+                self.pictures.append(part.picture)
+            else:
+                self.pictures = [part.picture]
         if part.unbounded:
             self.name_unbounded(part.unbounded)
         size = 0 if part.text is None else self.add(part.text, depth=depth + 1)
-        for key in _BESIDE_MEDIA:
-            if found.get(key) is not None:
+        for key in found.keys() - _OF_MEDIA:
+            if found[key] is not None:
                 size += self.add(found[key], as_part=False, is_printed=True, depth=depth + 1)
         if fields(found.get("citations")).get("enabled"):
             self._add_citations(part.text)
@@ -310,7 +342,7 @@ class Sizes:
 
     def _add_citations(self, content: Any) -> None:
         """A document that is to be cited is cut into sentences, each with a mark around it."""
-        self.kinds = self.kinds | {"citations"}
+        self.kinds = _with(self.kinds, "citations")
         text = content if isinstance(content, str) else ""
         self.surplus += _TOKENS_TO_CITE + _TOKENS_PER_SENTENCE * sum(map(text.count, ".!?\n。"))
 
@@ -319,7 +351,14 @@ class Sizes:
 _READ_AS_IS: Final = frozenset(("content", "text"))
 _RESULTS: Final = frozenset(("tool_result", "mcp_tool_result", "search_result"))
 _RESULT_ROLES: Final = frozenset(("tool", "function"))
-_BESIDE_MEDIA: Final = ("title", "context", "filename")
+#: What holds a media part's file or says how it is to be read; anything else in it, such as its title, is text.
+_OF_MEDIA: Final = frozenset(
+    ("cache_control citations data detail file file_data file_id file_url id image_url input_audio prompt_cache_breakpoint "
+     "result source status type url").split()
+)  # fmt: skip
+#: Names of what nobody can bound that are told: some come from the request, which may make up any number of them.
+_MOST_NAMES: Final = 32
+_LONGEST_NAME: Final = 100
 _CACHE_MARKS: Final = ("cache_control", "prompt_cache_breakpoint")
 _TOKENS_TO_CITE: Final = 1_024
 _TOKENS_PER_SENTENCE: Final = 16
@@ -341,6 +380,8 @@ def _longest_form(printed: str, value: Any) -> int:
         lines = printed.count(",") + 2 * (printed.count("{") + printed.count("[")) + 1
         exponents = printed.count("e+") + printed.count("e-")
         longest = len(printed) + lines * (1 + _INDENT * _depth(value)) + _LONGEST_NUMBER * exponents
+        if "\\u" in printed:
+            longest += growth(json.dumps(value, default=_plain, ensure_ascii=False))
         _longest_forms[key] = longest
     return longest
 
@@ -362,9 +403,12 @@ def _plain(value: Any) -> Any:
     """For `json.dumps`: a model's fields, a class's name and schema, or whatever it prints."""
     schema = getattr(value, "model_json_schema", None)
     if schema is not None and isinstance(value, type):
-        return schema()
+        try:
+            return schema()
+        except Exception:  # a class that has no schema: pydantic has its own errors for that
+            return str(value)
     found = fields(value)
-    return dict(found) if found and not isinstance(value, type) else str(value)
+    return dict(found) if found else str(value)
 
 
 def texts(value: Any, depth: int = 0) -> Iterator[str]:

@@ -51,11 +51,18 @@ class _Patches(NamedTuple):
     has_low: bool = False
 
 
+class _Dearer(NamedTuple):
+    """One of the two, and nobody says which."""
+
+    tiles: _Tiles
+    patches: _Patches
+
+
 # Source: https://developers.openai.com/api/docs/guides/images-vision (a copy, read 2026-11-22).  The factor 1.2 of the
 # large models is not on it: measured in https://huggingface.co/datasets/JOHNISKING/image-token-cost and told in
 # https://community.openai.com/t/api-ai-computer-vision-pricing-models-compared-visually/1372291 (both read 2026-11-22).
 # Names are without a vendor before them.  The longest row that fits wins.
-_OPENAI: Final[dict[str, _Tiles | _Patches]] = {
+_OPENAI: Final[dict[str, _Tiles | _Patches | _Dearer]] = {
     "gpt-4-turbo": _Tiles(85, 170),
     "gpt-4-vision": _Tiles(85, 170),
     "gpt-4-1106": _Tiles(85, 170),
@@ -75,7 +82,8 @@ _OPENAI: Final[dict[str, _Tiles | _Patches]] = {
     "gpt-5-mini": _Patches(162),
     "gpt-5-nano": _Patches(246),
     "gpt-5-codex": _Patches(172),
-    "gpt-5.1": _Patches(172),  # which scheme it has is not said: as many as the dearer one has
+    # Which scheme it has is not said: as many as the dearer one has, which for small pictures is the first.
+    "gpt-5.1": _Dearer(_Tiles(70, 140), _Patches(172)),
     "gpt-5.2": _Patches(120),
     "gpt-5.3": _Patches(120),
     "gpt-5.4": _Patches(120, 2_500, 2_500, 10_000, has_low=True),
@@ -106,8 +114,16 @@ def openai_image_tokens(model: str, picture: Picture) -> int:
         return (
             _DEAREST_OPENAI if size is None else max(_DEAREST_OPENAI, min(_patches(size, _SMALLEST_PATCH), _MOST_INPUT))
         )
-    if isinstance(scheme, _Tiles):
-        return scheme.base + scheme.tile * (0 if picture.detail == "low" else _tiles(picture.size))
+    if isinstance(scheme, _Dearer):
+        return max(_in_tiles(scheme.tiles, picture), _in_patches(scheme.patches, picture))
+    return _in_tiles(scheme, picture) if isinstance(scheme, _Tiles) else _in_patches(scheme, picture)
+
+
+def _in_tiles(scheme: _Tiles, picture: Picture) -> int:
+    return scheme.base + scheme.tile * (0 if picture.detail == "low" else _tiles(picture.size))
+
+
+def _in_patches(scheme: _Patches, picture: Picture) -> int:
     if picture.detail == "low" and scheme.has_low:
         most: int | None = _LOW_PATCHES
         patches = _LOW_PATCHES  # a smaller picture may be enlarged
@@ -126,7 +142,7 @@ def has_openai_scheme(model: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _openai_scheme(model: str) -> _Tiles | _Patches | None:
+def _openai_scheme(model: str) -> _Tiles | _Patches | _Dearer | None:
     name = model.lower().rpartition("/")[2].removeprefix("ft:")
     fitting = [known for known in _OPENAI if name.startswith(known)]
     return _OPENAI[max(fitting, key=len)] if fitting else _OPENAI_EXACT.get(name)

@@ -13,6 +13,7 @@ from farebox._call import Call, Usage
 from farebox.providers._media import read_anthropic_part
 from farebox.providers._reading import (
     COUNTS,
+    MOST_TOKENS,
     Sizes,
     UnreadableUsage,
     count,
@@ -46,6 +47,7 @@ _NOT_READ: Final = frozenset(
 _PLAIN_CALL: Final = frozenset(("max_tokens", "messages", "model", "system", "temperature"))
 _SHORT_LIVED: Final = frozenset(("", "5m"))
 
+_ROLES: Final = ("user", "assistant")
 _TOKENS_PER_MESSAGE: Final = 16
 _TOKENS_PER_REQUEST: Final = 64
 #: The system prompt that tools bring along is up to 804 tokens, Anthropic's own tools add up to 735 each
@@ -83,7 +85,9 @@ class Anthropic:
             model = text_of(model)
         if type(messages) is not list:
             messages = listed(messages)
-        if type(cap) is not int or cap not in COUNTS:
+        if type(cap) is int and cap > MOST_TOKENS:
+            cap = MOST_TOKENS  # what a server makes of it nobody knows: it must not pass unseen
+        elif type(cap) is not int or cap not in COUNTS:
             cap = whole_number(cap)
         if not model or not messages or cap is None:
             return None
@@ -92,8 +96,11 @@ class Anthropic:
         last_bytes = 0
         message: Any = None
         for message in messages:
-            content = message.get("content") if type(message) is dict else fields(message).get("content")
+            found = message if type(message) is dict else fields(message)
+            content = found.get("content")
             last_bytes = sizes.add_text(content) if type(content) is str else _add_content(sizes, content)
+            if len(found) != 2 or found.get("role") not in _ROLES:
+                last_bytes += _add_beside(sizes, found)
         call = Call(
             provider_name=self.name,
             operation_name="chat",
@@ -158,6 +165,12 @@ def _add_content(sizes: Sizes, content: Any) -> int:
     return sizes.add(content)
 
 
+def _add_beside(sizes: Sizes, message: Mapping[str, Any]) -> int:
+    """Count what a message holds beside its content, which the API itself refuses."""
+    beside = {name: value for name, value in message.items() if name != "content" and value is not None}
+    return sizes.add(beside, as_part=False) if len(beside) > 1 or beside.get("role") not in _ROLES else 0
+
+
 def _lower_thinking(call: Call, thinking: Any, sent_cap: int) -> dict[str, Any]:
     """The thinking that fits below a lowered cap: its share of the cap stays what it was, and is never raised."""
     found = fields(thinking)
@@ -205,11 +218,16 @@ def _read_options(call: Call, body: Mapping[str, Any], sizes: Sizes) -> int:
     call.reasons = thinking in ("enabled", "adaptive", "between_tools")
     if thinking == "enabled":
         call.least_cap = min(_LEAST_THINKING + 1, call.declared_cap or 0)
+        budget = whole_number(fields(body["thinking"]).get("budget_tokens")) or 0
+        if budget >= (call.declared_cap or 0):
+            # Thoughts between tools: they may take more than `max_tokens`, which then is no cap for them
+            # (https://platform.claude.com/docs/en/build-with-claude/extended-thinking, a copy, read 2026-11-22).
+            call.declared_cap = (call.declared_cap or 0) + budget
     call.has_images = sizes.has_images
     call.unbounded = sizes.unbounded
     call.features = frozenset(_features(body, sizes, tools or ()))
     if sizes.pictures:
-        pictures = Pictures(sizes.pictures, anthropic_image_tokens)
+        pictures = Pictures(tuple(sizes.pictures), anthropic_image_tokens)
         call.pictures = pictures
         sizes.extra_tokens += pictures.tokens(call.request_model)
     return turns
@@ -360,7 +378,8 @@ def _add_tools(sizes: Sizes, tools: list[Any]) -> tuple[int, int]:
         if kind.startswith(_SERVER_TOOLS):
             sizes.extra_tokens += _SERVER_TOOL_TOKENS * _uses(found)
             turns += _uses(found)
-            if whole_number(found.get("max_uses")) is None:
+            is_endless = kind.startswith("web_fetch") and whole_number(found.get("max_content_tokens")) is None
+            if is_endless or whole_number(found.get("max_uses")) is None:
                 sizes.name_unbounded(next(name for name in _SERVER_TOOLS if kind.startswith(name)))
     return size, turns
 
@@ -385,6 +404,7 @@ def _read_head(call: Call, found: Mapping[str, Any], usage: Mapping[str, Any]) -
 _GENERATED: Final = frozenset(("text", "thinking", "partial_json", "input", "content"))
 #: Fields of a usage that is more than input and output.
 _OUT_OF_THE_ORDINARY: Final = ("output_tokens_details", "server_tool_use", "iterations")
+_BESIDE_THE_TOTALS: Final = ("compaction", "advisor_message")
 _NOTHING: Final[Mapping[str, Any]] = {}
 _INPUT_BUCKETS: Final = ("uncached_input_tokens", "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens")
 
@@ -392,7 +412,9 @@ _INPUT_BUCKETS: Final = ("uncached_input_tokens", "cache_read_tokens", "cache_wr
 def _read_usage(call: Call, usage: Mapping[str, Any]) -> Usage | None:
     """Disjoint buckets of a Usage, whose `input_tokens` leaves out everything cached.
 
-    What a compaction used is not in the totals (anthropic 2.12.0, `types/beta/beta_usage.py`) and is added.
+    What a compaction used is not in the totals (anthropic 2.12.0, `types/beta/beta_usage.py`) and is added; nor is what an
+    advisor used (https://platform.claude.com/docs/en/agents-and-tools/tool-use/advisor-tool, a copy, read 2026-11-22).  It is
+    another model, which may cost more: a record has one model, so it is charged at the rates of the one that was asked.
     """
     read, output = usage.get("input_tokens"), usage.get("output_tokens")
     written, cached = usage.get("cache_creation_input_tokens"), usage.get("cache_read_input_tokens")
@@ -410,7 +432,7 @@ def _read_usage(call: Call, usage: Mapping[str, Any]) -> Usage | None:
     try:
         buckets = _read_buckets(call, usage)
         for turn in listed(usage.get("iterations")) or ():
-            if fields(turn).get("type") == "compaction":
+            if fields(turn).get("type") in _BESIDE_THE_TOTALS:
                 for name, tokens in _read_buckets(call, fields(turn)).items():
                     buckets[name] += tokens
         if not any(buckets[name] for name in _INPUT_BUCKETS):

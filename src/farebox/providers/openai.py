@@ -14,7 +14,7 @@ from farebox.providers import StreamReader
 from farebox.providers._media import read_openai_part
 from farebox.providers._openai_responses import earlier_answer
 from farebox.providers._openai_surfaces import SURFACES
-from farebox.providers._openai_usage import CHAT, ChoicesReader, read_finish, read_head, read_usage
+from farebox.providers._openai_usage import CHAT, ChoicesReader, in_region, read_finish, read_head, read_usage
 from farebox.providers._reading import (
     COUNTS,
     Sizes,
@@ -58,8 +58,8 @@ _TOKENS_PER_TOOL: Final = 32
 _TOKENS_OF_TEMPLATE: Final = 512
 #: Tools that the caller runs, by "type".
 _CALLERS_TOOLS: Final = ("function", "custom", None)
-#: More choices than the API takes (128, platform.openai.com/docs/api-reference/chat, read 2026-11-21).
-_MOST_CHOICES: Final = 1_024
+#: More choices than any server makes (OpenAI's: 128, platform.openai.com/docs/api-reference/chat, read 2026-11-21).
+_MOST_CHOICES: Final = 1_000_000
 #: A search puts up to this many tokens of pages in front of the model.
 _WEB_SEARCH_TOKENS: Final = 128_000
 
@@ -75,7 +75,10 @@ class OpenAI:
     def read_request(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
         if not path.endswith(_CHAT):
             surface = SURFACES.get(path[path.rfind("/") :])
-            return None if surface is None else surface.read_request(self.name, body, server_address)
+            call = None if surface is None else surface.read_request(self.name, body, server_address)
+            if call is not None:
+                call.tier = in_region(server_address, call.tier)
+            return call
         model, messages = body.get("model"), body.get("messages")
         if type(model) is not str:
             model = text_of(model)
@@ -128,6 +131,8 @@ class OpenAI:
         call.dense_bytes = sizes.dense_bytes
         call.extra_input_tokens = extra_tokens
         call.proven_input_tokens = sizes.text_bytes + sizes.surplus + extra_tokens + _TOKENS_OF_TEMPLATE
+        if server_address.endswith(".openai.com"):
+            call.tier = in_region(server_address, call.tier)
         return call
 
     def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,7 +143,7 @@ class OpenAI:
             changes["model"] = call.sent_model
         if call.sent_cap is not None:
             declared = [name for name in _CAPS if body.get(name) is not None]
-            for name in declared or [_cap_name(call)]:
+            for name in declared or [_cap_name(call, body)]:
                 changes[name] = call.sent_cap
         if call.sent_model and body.get("max_tokens") is not None and call.model.startswith(_NEW_CAP_MODELS):
             # The model asked for took the old name, this one refuses it.  To the API null is as good as absent.
@@ -226,7 +231,7 @@ def _read_options(call: Call, body: Mapping[str, Any], sizes: Sizes) -> None:
     call.unbounded = sizes.unbounded
     call.features = frozenset(_features(body, sizes))
     if sizes.pictures:
-        pictures = Pictures(sizes.pictures, openai_image_tokens)
+        pictures = Pictures(tuple(sizes.pictures), openai_image_tokens)
         call.pictures = pictures
         sizes.extra_tokens += pictures.tokens(call.request_model)
 
@@ -302,8 +307,14 @@ class _ChatReader(ChoicesReader):
         return (text for name, item in delta.items() if name != "role" for text in texts(item))
 
 
-def _cap_name(call: Call) -> str:
-    """The cap parameter that the server takes: OpenAI's own models reject the old name, other servers may not know the new."""
+def _cap_name(call: Call, body: Mapping[str, Any]) -> str:
+    """The cap parameter that the server takes: OpenAI's own models reject the old name, other servers may not know the new.
+
+    Along with a prediction the new one is refused, and the models that take predictions know the old one
+    (https://learn.microsoft.com/azure/ai-foundry/openai/how-to/predicted-outputs, a copy, read 2026-11-22).
+    """
+    if body.get("prediction") is not None and not call.model.startswith(_NEW_CAP_MODELS):
+        return "max_tokens"
     own = call.server_address.endswith((".openai.com", ".openai.azure.com"))
     return "max_completion_tokens" if own or call.model.startswith(_NEW_CAP_MODELS) else "max_tokens"
 
