@@ -44,7 +44,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
 def fresh() -> Iterator[None]:
     """A memory ledger of this test's own, and no client instrumented after it."""
     import farebox
-    from farebox import _config
+    from farebox import _config, _instrument
 
     assert farebox.current() is None
     _config.was_instrumented = True  # a budget without an SDK is what most unit tests look at
@@ -53,6 +53,9 @@ def fresh() -> Iterator[None]:
     with farebox.configure(prices="{}", tags={}):
         yield
         farebox.uninstrument()
+        for seam in _instrument._seams.values():
+            for client in list(seam.clients):
+                farebox.uninstrument(client)
 
 
 @pytest.fixture

@@ -197,6 +197,10 @@ class _Said(_Progress):
     pictures: Any = None
     #: The answer that this request goes on from, whose tokens are input again.
     previous_response_id: str = ""
+    #: What the request calls that id.
+    previous_name: str = "previous_response_id"
+    #: How often tools that run at the provider may have everything read again.
+    turns: int = 0
     #: Whether it goes on from what only the provider knows, and may fill all that the model can read.
     fills_context: bool = False
     #: Whether a later request can go on from this answer, by its id.

@@ -136,7 +136,7 @@ def configure(
             raise TypeError(f"{word}={text!r} is a {type(text).__name__}; write {word}={example!r}")
     if ledger is not None:
         opened = _open(ledger)
-        changes |= {"ledger": opened, "needs": Needs(), "input_estimate": InputEstimate()}
+        changes |= {"ledger": opened, "needs": Needs(), "input_estimate": InputEstimate(), "answers": {}}
     if tags is not None:
         changes["tags"] = read_tags(tags)
     if prices is not None:

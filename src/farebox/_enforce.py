@@ -211,7 +211,8 @@ def _learn(call: Call, plan: Plan) -> None:
     if site is not None:
         site.learn(-(-usage.output_tokens // call.choices), call.is_cut)
     if call.is_cut and call.sent_cap is not None and frame is not None and frame.budgets:
-        _speak.publish_cut(call, frame.budgets[0], call.sent_cap, warns=plan.cut_by is None)
+        capped = (speaker for speaker in frame.budgets if speaker.budget.output_cap == call.sent_cap)
+        _speak.publish_cut(call, next(capped, frame.budgets[0]), call.sent_cap, warns=plan.cut_by is None)
 
 
 def _have_raised(call: Call, plan: Plan) -> None:

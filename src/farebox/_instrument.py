@@ -104,7 +104,13 @@ def instrument(
         raise TypeError(f"budgets={budgets!r} is a {type(budgets).__name__}; write budgets=[budget(usd=1)]")
     if tags is not None and not isinstance(tags, Mapping):
         raise TypeError(f"tags={tags!r} is a {type(tags).__name__}; write tags={{'team': 'search'}}")
+    for name in tags or ():
+        if not isinstance(name, str):
+            raise TypeError(f"tags={{{name!r}: ...}} is a {type(name).__name__}; the name of a label is a string")
     budgets = list(budgets)
+    for scope in budgets:
+        if not isinstance(scope, budget):
+            raise TypeError(f"budgets=[{scope!r}] holds a {type(scope).__name__}; write budgets=[budget(usd=1)]")
     with _lock:
         if client is not None:
             if only is not None or not threads:
@@ -180,8 +186,6 @@ def _client_frame(tags: Mapping[str, object] | None, budgets: list[budget], kept
     if budgets and kept is not None:
         tags = {**kept.tags, **(tags or {})}
     for scope in budgets:
-        if not isinstance(scope, budget):
-            raise TypeError(f"budgets=[{scope!r}] holds a {type(scope).__name__}; write budgets=[budget(usd=1)]")
         frame = scope._frame(frame)
         frame.is_left = True  # there is no block of code to leave quietly
     return track(**tags)._frame(frame) if tags else frame
@@ -201,12 +205,15 @@ def _instrument_client(client: Any, tags: Mapping[str, object] | None, budgets: 
     return client
 
 
-def _mark(client: Any, frame: Frame | None) -> None:
-    """Meter a client and, by functions on the instance, what is copied from it."""
+def _mark(client: Any, frame: Frame | None, original: Any = None) -> None:
+    """Meter a client and, by functions on the instance, what is copied from it.
+
+    A copy keeps its original alive, and is metered as long as that one is.
+    """
 
     def copy(*args: Any, **kwargs: Any) -> Any:
         copied = type(client).copy(client, *args, **kwargs)
-        _mark(copied, frame)
+        _mark(copied, frame, original or client)
         return copied
 
     client.__dict__.update({CLIENT_MARK: frame, "copy": copy, "with_options": copy})

@@ -142,7 +142,7 @@ def quote(call: Call, frame: Frame | None) -> Plan:
     if frame is not None and frame.proves_input:
         tokens_in = _proven(call, frame)
     if call.previous_response_id or call.fills_context:
-        tokens_in += _goes_on_from(call, state, limits)
+        tokens_in += _goes_on_from(call, state, limits) * (1 + call.turns)
     input_nanos = output_nanos = 0
     if rates is None and frame is not None and call.fixed_usd_nanos is None:
         rates = _stand_in(call, frame, state)
@@ -223,7 +223,7 @@ def _proven(call: Call, frame: Frame) -> int:
     """
     unbounded = call.unbounded
     if call.previous_response_id and call.previous_response_id not in _config.state().answers:
-        unbounded = (*unbounded, "previous_response_id")
+        unbounded = (*unbounded, call.previous_name)
     if unbounded:
         speaker = next(budget for budget in frame.budgets if budget.budget.proves_input)
         raise _speak.unbounded(call, speaker, unbounded)

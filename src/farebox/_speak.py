@@ -75,7 +75,12 @@ def publish_cut(call: Call, speaker: BudgetFrame, cap: int, *, warns: bool) -> N
         speaker.has_warned_cut = True
         warn_late(
             f"an answer of {call.model} ended at {cap} output tokens, the cap that was sent for budget "
-            f"{speaker.budget.name!r}; declare a cap yourself, or raise the limit",
+            f"{speaker.budget.name!r}; "
+            + (
+                "raise its output_cap"
+                if speaker.budget.output_cap == cap
+                else "declare a cap yourself, or raise the limit"
+            ),
             CutAnswerWarning,
         )
 

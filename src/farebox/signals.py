@@ -24,6 +24,7 @@ import inspect
 import itertools
 import logging
 import os
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -71,7 +72,7 @@ class Channel(blinker.Signal):
         self.faults = 0
         self._fenced = fenced
         self._enforce: Receiver = _nothing
-        self._blamed: set[tuple[int, int]] = set()
+        self._blamed: dict[tuple[int, int], Callable[[], Any]] = {}
 
     def enforce_with(self, receiver: Receiver) -> None:
         """Make `receiver` the one that runs before all others; farebox does so once, on import."""
@@ -115,12 +116,22 @@ class Channel(blinker.Signal):
             raise error
         self.faults += 1
         # A bound method is a new object each time it is asked for: it is known by its function and its owner.
-        known = (id(getattr(receiver, "__func__", receiver)), id(getattr(receiver, "__self__", None)))
-        if known not in self._blamed:
-            self._blamed.add(known)
+        owner = getattr(receiver, "__self__", receiver)
+        known = (id(getattr(receiver, "__func__", receiver)), id(owner))
+        blamed = self._blamed.get(known)
+        if blamed is None or blamed() is not owner:  # the address of one that is gone is used again
+            self._blamed[known] = _reference(owner)
             name = getattr(receiver, "__qualname__", type(receiver).__name__)
             # The message of a foreign error may quote a prompt: its class is enough to find it.
             _logger.error("receiver %s raised %s; logged once, the call is not affected", name, type(error).__name__)
+
+
+def _reference(thing: Any) -> Callable[[], Any]:
+    """Something that gives `thing` while it is there; what can't be referred to weakly is kept."""
+    try:
+        return weakref.ref(thing)
+    except TypeError:
+        return lambda: thing
 
 
 def _finish(receiver: Receiver, coroutine: Any) -> Any:

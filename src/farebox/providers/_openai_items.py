@@ -142,6 +142,7 @@ class Input:
         call.text_bytes, call.dense_bytes = sizes.text_bytes, sizes.dense_bytes
         extra, proven = sizes.extra_tokens, sizes.proven_tokens() + _TOKENS_OF_TEMPLATE
         if self._turns:
+            call.turns = self._turns
             estimated = (sizes.text_bytes + sizes.dense_bytes + 1) // 2 + extra
             extra += self._turns * (estimated + self._tokens_per_turn)
             proven += self._turns * (proven + self._tokens_per_turn)

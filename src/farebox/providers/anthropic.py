@@ -39,7 +39,7 @@ _OF_TOOLS: Final = ("_use", "_result", "_result_error", "_location")
 # Parameters that put nothing in front of the model.  Any other one counts as text.
 _NOT_READ: Final = frozenset(
     ("betas billing_policy cache_control container context_management inference_geo max_tokens messages metadata model "
-     "service_tier speed stop_sequences stream system temperature thinking tool_choice tools top_k top_p "
+     "service_tier speed stop_sequences stream system temperature thinking thread tool_choice tools top_k top_p "
      "user_profile_id").split()
 )  # fmt: skip
 
@@ -61,7 +61,7 @@ _SERVER_TOOL_USES: Final = 10
 #: Where inference costs 1.1 times as much (docs.anthropic.com/en/docs/about-claude/pricing, read 2026-11-21).
 _REGIONS: Final = ("us",)
 #: Parameters that put something in front of the model that only the provider knows.
-_OUT_OF_SIGHT: Final = ("container", "mcp_servers", "thread", "compaction", "fallbacks")
+_OUT_OF_SIGHT: Final = ("container", "mcp_servers", "compaction", "fallbacks")
 #: The largest context window of a Claude (docs.anthropic.com/en/docs/about-claude/models/overview, read 2026-11-21).
 _LARGEST_WINDOW: Final = 1_000_000
 #: The least `budget_tokens`, which must be below `max_tokens` (anthropic 2.12.0, `types/thinking_config_enabled_param.py`).
@@ -183,6 +183,7 @@ def _lower_thinking(call: Call, thinking: Any, sent_cap: int) -> dict[str, Any]:
 
 def _add_turns(call: Call, turns: int) -> None:
     """After each use of a tool that runs at the provider the model reads everything once more, its own output too."""
+    call.turns = turns
     results = _SERVER_TOOL_TOKENS * turns
     once = call.proven_input_tokens - results
     again = once * turns + (call.declared_cap or 0) * turns + results * (turns - 1) // 2
@@ -205,6 +206,8 @@ def _read_options(call: Call, body: Mapping[str, Any], sizes: Sizes) -> int:
     for name in _OUT_OF_SIGHT:
         if body.get(name):
             sizes.name_unbounded(name)
+    if thread := fields(body.get("thread")):
+        _read_thread(call, thread, sizes)
     if any(text_of(fields(edit).get("type")).startswith("compact") for edit in _edits(body)):
         sizes.name_unbounded("context_management")
     if any(kind not in _TEXT_KINDS and not kind.endswith(_OF_TOOLS) for kind in sizes.kinds):
@@ -231,6 +234,18 @@ def _read_options(call: Call, body: Mapping[str, Any], sizes: Sizes) -> int:
         call.pictures = pictures
         sizes.extra_tokens += pictures.tokens(call.request_model)
     return turns
+
+
+def _read_thread(call: Call, thread: Mapping[str, Any], sizes: Sizes) -> None:
+    """A conversation that the provider keeps: what is not sent again is read again, and billed.
+
+    Fields: anthropic 2.12.0, `types/beta/beta_thread_continue_params.py` (read 2026-11-22).
+    """
+    call.is_continuable, call.previous_name = True, "previous_message_id"
+    call.previous_response_id = text_of(thread.get("previous_message_id"))
+    if not call.previous_response_id and thread.get("type") != "create":
+        sizes.name_unbounded("thread")
+        call.fills_context = True
 
 
 def _edits(body: Mapping[str, Any]) -> list[Any]:
