@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench admission peers storm format clean
+.PHONY: help demo test lint types bench admission bounds peers storm format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,9 @@ bench: $(STAMP) ## what farebox adds to a call
 
 admission: $(STAMP) ## how much of a budget gets used, and what is cut or refused
 	@$(PY) benchmarks/admission.py --write
+
+bounds: $(STAMP) ## how often the estimate of the input is too low
+	@$(PY) benchmarks/bounds.py --write
 
 peers: $(STAMP) ## the same work through farebox and five other libraries
 	@$(PY) benchmarks/peers.py --fresh --write

@@ -222,6 +222,14 @@ def test_answers_and_the_misses_among_them_are_counted() -> None:
     assert (estimate.answers, estimate.misses) == (6, 3)
 
 
+def test_the_misses_of_the_process_are_read_off_an_estimate() -> None:
+    price_the_model()
+    for actual in (900, 1_001, 5_000):
+        finish(admit(text_call()), usage=Usage(uncached_input_tokens=actual))
+    found = farebox.estimate(MODEL, "hi", provider="openai", max_output_tokens=5)
+    assert (found.answers, found.misses) == (3, 2)
+
+
 @given(st.lists(st.tuples(st.integers(1, 10**6), st.integers(0, 10**7)), max_size=20))
 def test_what_is_learnt_never_takes_an_estimate_out_of_its_bounds(answers: list[tuple[int, int]]) -> None:
     estimate = InputEstimate()

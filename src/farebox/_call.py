@@ -178,9 +178,10 @@ class _Said(_Progress):
     choices: int = 1
     #: The service tier asked for, "" where the request does not say.
     tier: str = ""
-    #: Input in bytes of UTF-8: all text that the model reads, and how much of it is not ordinary prose.
+    #: Input in bytes of UTF-8: all text that the model reads, how much of it is neither prose nor code, and how much English.
     text_bytes: int = 0
     dense_bytes: int = 0
+    english_bytes: int = 0
     #: Input tokens that no text accounts for: templates, images, files, hosted tools.
     extra_input_tokens: int = 0
     #: The longest-lived prompt cache that the request may write to.

@@ -31,6 +31,8 @@ class Estimate:
         input_tokens, output_tokens: Expected; `expected_usd` is their price.
         bound_input_tokens, max_output_tokens: At most; `bound_usd` is what a budget would hold.
         price_version: Where the price comes from.
+        answers, misses: Calls of this process whose answer said how many input tokens there were, and those of them that
+            had more than was held for; those under `input_bound="bytes"` do not count.
     """
 
     provider_name: str
@@ -42,6 +44,8 @@ class Estimate:
     expected_usd: Decimal
     bound_usd: Decimal
     price_version: str
+    answers: int
+    misses: int
 
 
 def estimate(
@@ -75,7 +79,8 @@ def estimate(
     assert cap is not None  # `_read` puts one in
     expected_in = call.text_bytes // _BYTES_PER_TOKEN + call.extra_input_tokens // _BYTES_PER_TOKEN
     expected_out = min(cap, site.p99() or min(cap // 4, _UNKNOWN_ANSWER_TOKENS)) * call.choices
-    most_in = _config.state().input_estimate.tokens(call)
+    input_estimate = _config.state().input_estimate
+    most_in = input_estimate.tokens(call)
     in_nanos, out_nanos = rates.bound(
         most_in,
         cache_write=call.cache_write,
@@ -94,6 +99,8 @@ def estimate(
         expected_usd=to_usd(rates.charge_nanos(usage)),
         bound_usd=to_usd(in_nanos + out_nanos * call.choices * with_slack(cap)),
         price_version=rates.version,
+        answers=input_estimate.answers,
+        misses=input_estimate.misses,
     )
 
 

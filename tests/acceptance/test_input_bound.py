@@ -115,7 +115,7 @@ def test_a_token_a_byte_is_within_the_bound(surface: Surface, text: str, provide
 @every_surface
 def test_the_estimate_does_not_hold_where_the_proof_does(surface: Surface, provider: Any, open_client: Any) -> None:
     client = open_client(surface.ride)
-    words = surface.says("x" * 20_000)
+    words = surface.says("the fare of the ride and " * 900)
     with budget(usd=1) as estimated:
         surface.ask(client, **words)
     with budget(usd=1, input_bound="bytes") as proven:

@@ -306,7 +306,7 @@ def test_the_proven_bound_is_never_below_the_estimate_of_plain_prose(
     chat: dict[str, Any], body: dict[str, Any]
 ) -> None:
     for call in (read(OPENAI, chat), read(ANTHROPIC, body)):
-        assert proven_tokens(call) == call.proven_input_tokens
+        assert proven_tokens(call) >= call.proven_input_tokens
         assert proven_tokens(call) >= InputEstimate().tokens(call)
 
 

@@ -18,7 +18,7 @@ from farebox._call import Call
 from farebox.prices.bounds import proven_tokens
 from farebox.prices.ladders import FEATURES
 from farebox.providers import Provider, find_provider, provider_names
-from farebox.providers._reading import fields, is_prose, listed, utf8_size, whole_number, without_iterators
+from farebox.providers._reading import Sizes, fields, listed, utf8_size, whole_number, without_iterators
 from tests.providers.test_pictures import png
 from tests.strategies import bound_tokens, json_values
 
@@ -869,11 +869,42 @@ def answer(question: str, *, depth: int = 3) -> list[str]:
 '''
 
 
+TONGUE = "Setiap penumpang membayar sebelum kereta berangkat, dan tak seorang pun boleh naik tanpa tiket resmi. "
+
+
+def held(text: str) -> float:
+    """Tokens a byte that the estimate holds for a text, but for its template and for what rounding takes."""
+    sizes = Sizes({})
+    assert sizes.add_text(text) == sizes.text_bytes == size(text)
+    return (sizes.text_bytes + sizes.dense_bytes) / 2 / sizes.text_bytes - sizes.english_bytes / 6 / sizes.text_bytes
+
+
 @pytest.mark.parametrize(
-    "text", [PROSE, PROSE * 100, CODE, CODE * 50, " " * 64], ids=["line", "page", "function", "file", "spaces"]
+    "text",
+    [PROSE, PROSE * 100, PROSE * 1_000, PROSE * 40 + CODE, "x" * 20 + PROSE * 9],
+    ids=["line", "page", "book", "with code", "with a key"],
 )
-def test_prose_and_code_are_prose(text: str) -> None:
-    assert is_prose(text)
+def test_english_is_held_at_three_bytes_a_token(text: str) -> None:
+    assert held(text) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("text", [CODE, CODE * 50], ids=["function", "file"])
+def test_code_is_held_at_two_bytes_a_token(text: str) -> None:
+    assert held(text) == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TONGUE,
+        TONGUE * 100,
+        PROSE * 3 + TONGUE * 20,
+        "Trains run often here, so buy tickets before boarding, said every sign between here, home. ",
+    ],
+    ids=["line", "page", "after English", "English without an article"],
+)
+def test_letters_of_another_tongue_are_held_at_three_bytes_for_two_tokens(text: str) -> None:
+    assert held(text) == pytest.approx(2 / 3, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -892,7 +923,8 @@ def test_prose_and_code_are_prose(text: str) -> None:
         "0123456789" * 100,
         "!?#$%&()*+-/:;<=>@[]^_{|}~" * 10,
         "too short to be worth a look",
-        "",
+        "acgttgcaagct" * 50,
+        "qzjxwvkb hgfd ptrlm nsty " * 20,
     ],
     ids=[
         "base64",
@@ -908,16 +940,32 @@ def test_prose_and_code_are_prose(text: str) -> None:
         "digits",
         "signs",
         "short",
-        "nothing",
+        "genes",
+        "letters of no language",
     ],
 )
-def test_denser_text_is_not_prose(text: str) -> None:
-    assert not is_prose(text)
+def test_denser_text_is_held_at_a_byte_a_token(text: str) -> None:
+    assert held(text) == 1
 
 
-def test_prose_is_held_at_two_bytes_a_token_and_dense_text_at_one() -> None:
-    for text, tokens in ((PROSE * 10, len(PROSE) * 5), (PICTURE[:1_000], 1_000), ("世界", 6), ("🚀", 4)):
-        assert bound_tokens(read(OPENAI, [{"role": "user", "content": text}])) == tokens + 80
+def test_a_request_holds_what_its_texts_hold() -> None:
+    for text, tokens in ((CODE * 10, len(CODE) * 5), (PICTURE[:1_000], 1_000), ("世界", 6), ("🚀", 4), ("", 0)):
+        for provider in (OPENAI, ANTHROPIC):
+            assert bound_tokens(read(provider, [{"role": "user", "content": text}])) == tokens + 80
+    assert bound_tokens(read(OPENAI, [{"role": "user", "content": PROSE * 6}])) == len(PROSE) * 2 + 80
+
+
+def test_english_for_claude_is_held_at_two_bytes_a_token_wherever_it_is_served() -> None:
+    chat = [{"role": "user", "content": PROSE * 10}]
+    for call in (read(ANTHROPIC, chat, model="claude-opus-5-5"), read(OPENAI, chat, model="anthropic/claude-opus-5.5")):
+        assert bound_tokens(call) == len(PROSE) * 5 + 80
+
+
+def test_the_proof_for_claude_takes_two_tokens_a_byte() -> None:
+    chat = [{"role": "user", "content": "1ZZ" * 1_000}]
+    for provider, model in ((ANTHROPIC, "claude-opus-5-5"), (OPENAI, "anthropic/claude-opus-5.5")):
+        other = read(provider, chat, model="m")
+        assert proven_tokens(read(provider, chat, model=model)) == proven_tokens(other) + 3_000
 
 
 # Small readers.

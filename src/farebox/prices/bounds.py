@@ -1,10 +1,12 @@
 """How many input tokens a call can have, before it is sent.
 
-Two answers.  The estimate errs upwards: two bytes a token for prose and code, one byte a token for anything denser, where
-every vocabulary measured has 3 to 5 and 1.3 to 3 bytes.  It is calibrated, not proven: a model whose answers show more
-input than was estimated has its estimate raised, and the excess is debt that a report shows.  The proven bound is what
-`input_bound="bytes"` asks for: no vocabulary has a token of less than a byte, so a text has no more tokens than bytes,
-once what its server may make of it is counted too.
+Two answers.  The estimate errs upwards: three bytes a token for English, two for other prose and for code, one for anything
+denser (`providers._reading.Sizes`).  The vocabularies measured have 3 to 5, 2 to 4 and 1 to 4 bytes there, and what they
+make of forty kinds of text is in docs/explanation/bounds.md (benchmarks/bounds.py).  It is calibrated, not proven: a
+model whose answers show more input than was estimated has its estimate raised, and the excess is debt that a report shows.
+
+The proven bound is what `input_bound="bytes"` asks for: no published vocabulary has a token of less than a byte, so a
+text has no more tokens than bytes, once what its server may make of it is counted too; for Claude, twice as many.
 
 The bound rests on what nobody can prove from outside: that a provider's templates, tool prompts and picture formulas are
 no longer than documented or measured.  What has no bound at all is named in `call.unbounded`.
@@ -16,6 +18,10 @@ from typing import Final
 
 from farebox._call import Call
 
+#: Claude's vocabulary is not published.  As reconstructed from what its endpoint counts (https://pypi.org/project/ctok/, 1.3.0,
+#: read 2026-11-22), it takes tokens for where words begin and end and for capitals: "1ZZ" again and again has five in three
+#: bytes, the most that was found; and from Claude 4.7 on English has 2.4 to 3.2 bytes a token.
+_MARKS_WORDS: Final = "claude"
 #: Models whose factor is remembered; the names come from programs, which may make them up.
 _MOST_MODELS: Final = 1_024
 #: No report of a provider raises an estimate above this many times the calibrated one.
@@ -24,7 +30,8 @@ _MOST_PERCENT: Final = 800
 
 def proven_tokens(call: Call) -> int:
     """Most input tokens that `call` can have, by proof, but for what `call.unbounded` names."""
-    return call.proven_input_tokens + (_repictured(call) if call.sent_model else 0)
+    tokens = call.proven_input_tokens + (_repictured(call) if call.sent_model else 0)
+    return tokens + call.text_bytes if _MARKS_WORDS in call.model else tokens
 
 
 def _repictured(call: Call) -> int:
@@ -53,6 +60,8 @@ class InputEstimate:
     def tokens(self, call: Call) -> int:
         """Most input tokens that `call` is held for."""
         tokens = (call.text_bytes + call.dense_bytes + 1) // 2 + call.extra_input_tokens
+        if call.english_bytes and _MARKS_WORDS not in call.model:
+            tokens -= call.english_bytes // 6  # a third in place of a half
         if call.sent_model:
             tokens += _repictured(call)
         if self._percent:

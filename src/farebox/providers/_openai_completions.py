@@ -123,6 +123,7 @@ def add_prompt(sizes: Sizes, prompt: Any) -> int:
 def set_sizes(call: Call, sizes: Sizes) -> None:
     """Write to the call what was counted."""
     call.text_bytes, call.dense_bytes = sizes.text_bytes, sizes.dense_bytes
+    call.english_bytes = sizes.english_bytes
     call.extra_input_tokens = sizes.extra_tokens
     call.proven_input_tokens = sizes.proven_tokens()
     call.has_images, call.has_audio = sizes.has_images, sizes.has_audio

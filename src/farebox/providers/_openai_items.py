@@ -140,6 +140,7 @@ class Input:
         if sizes.kinds:
             self._look_at_parts(call)
         call.text_bytes, call.dense_bytes = sizes.text_bytes, sizes.dense_bytes
+        call.english_bytes = sizes.english_bytes
         extra, proven = sizes.extra_tokens, sizes.proven_tokens() + _TOKENS_OF_TEMPLATE
         if self._turns:
             call.turns = self._turns

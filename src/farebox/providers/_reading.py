@@ -20,10 +20,20 @@ COUNTS: Final = range(MOST_TOKENS + 1)
 # Deeper nesting than any real request has; what lies below is counted by its printed size.
 _DEEPEST: Final = 32
 
-_PROSE: Final = b" \netaoinshrdlcumwfgypbvkjxqz"
-_PROSE_SAMPLE_BYTES: Final = 512
+# What is told apart by its letters, and how: docs/explanation/bounds.md, measured by benchmarks/bounds.py.
+_LETTERS: Final = b" \netaoinshrdlcumwfgypbvkjxqz"
+_SAMPLE_BYTES: Final = 512
 #: A text this short is not worth a look: it counts as dense.
 _SHORT_BYTES: Final = 64
+#: What is made of letters and is no language, such as DNA or keys, has few e; English has one of ten, Indonesian of fourteen.
+_LETTERS_PER_E: Final = 20
+#: English has an e in 10 bytes and "the" in 60 to 120.  Vietnamese without its accents has the one and not the other.
+_ENGLISH_BYTES_PER_E: Final = 15
+_ENGLISH_BYTES_PER_THE: Final = 128
+#: Of " of " and " and " together, where "the" is rarer.
+_ENGLISH_BYTES_PER_WORD: Final = 128
+#: English is looked for in so many bytes in the middle of a text.
+_WINDOW: Final = 1_024
 
 
 # Classes whose instances are no mappings and have a `__dict__`: asking an abstract class each time costs a microsecond.
@@ -95,18 +105,6 @@ def text_of(value: Any) -> str:
 def utf8_size(text: str) -> int:
     """Bytes of `text` in UTF-8; lone surrogates count as the three bytes they would take."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def is_prose(text: str) -> bool:
-    """Whether a sample of `text` is mostly lower-case letters and spaces, as prose and code are.
-
-    Such text has at least two bytes a token in every vocabulary measured; base64, digits, dense JSON and scripts
-    beyond ASCII may have one.
-    """
-    if len(text) < _SHORT_BYTES or not text.isascii():
-        return False
-    sample = text[:: len(text) // _PROSE_SAMPLE_BYTES + 1].encode()
-    return len(sample.translate(None, _PROSE)) * 3 < len(sample)
 
 
 # Characters that no normal form makes longer, nor any row of them.  No more than the usual scripts: a text with any other
@@ -183,16 +181,17 @@ def _with(known: AnySet, name: str) -> set[str]:
 
 
 class Sizes:
-    """Adds up what a model will read: bytes of text, how much of it is dense, and tokens that no text accounts for.
+    """Adds up what a model will read: bytes of text, how much of it is dense or English, and tokens that no text accounts for.
 
-    Two figures come of it.  The estimate takes half of the bytes, all of the dense ones once more, and `extra_tokens`.  The
-    bound that no vocabulary passes takes every byte, `extra_tokens`, and `surplus`: the bytes by which a server may make
-    the text longer before its model reads it.
+    Two figures come of it.  The estimate takes a token for every dense byte, for every three of English, for every two of
+    anything else, and `extra_tokens`.  The bound that no vocabulary passes takes every byte, `extra_tokens`, and `surplus`:
+    the bytes by which a server may make the text longer before its model reads it.
     """
 
     # Class attributes: most requests are plain text and pay for four of these.
     text_bytes = 0
     dense_bytes = 0
+    english_bytes = 0
     extra_tokens = 0
     surplus = 0
     has_audio = False
@@ -221,12 +220,30 @@ class Sizes:
             return size
         size = len(text)
         self.text_bytes += size
-        if size >= _SHORT_BYTES:  # as in `is_prose`, without the call
-            sample = text[:: size // _PROSE_SAMPLE_BYTES + 1].encode()
-            if len(sample.translate(None, _PROSE)) * 3 < len(sample):
-                return size
+        if size >= _SHORT_BYTES:
+            sample = text[:: size // _SAMPLE_BYTES + 1].encode()
+            looked_at, signs = len(sample), len(sample.translate(None, _LETTERS))
+            if signs * 3 < looked_at:
+                es = sample.count(b"e")
+                if es * _LETTERS_PER_E >= looked_at - sample.count(b" "):
+                    if signs * 5 < looked_at:
+                        may_be_english = es * _ENGLISH_BYTES_PER_E >= looked_at
+                        self._look_for_english(text, may_be_english, is_code=signs * 8 >= looked_at)
+                    return size
         self.dense_bytes += size
         return size
+
+    def _look_for_english(self, text: str, may_be_english: bool, *, is_code: bool) -> None:
+        size = len(text)
+        window = min(size, _WINDOW)
+        start = (size - window) // 2
+        end = start + window
+        if may_be_english and text.count("the", start, end) * _ENGLISH_BYTES_PER_THE >= window:
+            self.english_bytes += size
+        elif not is_code:
+            words = text.count(" of ", start, end) + text.count(" and ", start, end)
+            if words * _ENGLISH_BYTES_PER_WORD < window:
+                self.dense_bytes += size // 3  # another tongue: a half and a sixth
 
     def add_joined(self, pieces: Iterable[str]) -> None:
         """Count a text that came in pieces."""

@@ -129,6 +129,7 @@ class OpenAI:
         extra_tokens = sizes.extra_tokens + _TOKENS_PER_REQUEST + _TOKENS_PER_MESSAGE * call.messages
         call.text_bytes = sizes.text_bytes
         call.dense_bytes = sizes.dense_bytes
+        call.english_bytes = sizes.english_bytes
         call.extra_input_tokens = extra_tokens
         call.proven_input_tokens = sizes.text_bytes + sizes.surplus + extra_tokens + _TOKENS_OF_TEMPLATE
         if server_address.endswith(".openai.com"):
