@@ -148,7 +148,6 @@ def _interval(differences: list[float]) -> tuple[float, float]:
 def scope(budgets: int) -> Iterator[None]:
     """A track and so many nested budgets, on a ledger of its own."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(farebox.configure(ledger="memory://"))
         stack.enter_context(farebox.track(feature="search", user_id="alice"))
         for i in range(budgets):
             stack.enter_context(farebox.budget(f"budget-{i}", usd=_NO_REAL_LIMIT_USD))

@@ -82,15 +82,8 @@ class Budget:
             raise TypeError(
                 f"name={name!r} is a {type(name).__name__}; a budget's name is a string: budget('search', usd=1)"
             )
-        own_options = option_names(on_exceed)
-        for word, value in (mode_options or {}).items():
-            if word not in own_options:
-                owners = ", ".join(repr(name) for name in mode_names() if word in option_names(name))
-                raise ValueError(
-                    f"{word}={value!r} is no option of a budget with on_exceed={on_exceed!r}"
-                    + (f", but of {owners}" if owners else "")
-                    + f"; choose from {', '.join((*_OPTIONS, *own_options))}"
-                )
+        if mode_options:
+            _check_options(on_exceed, mode_options)
         if usd is None and tokens is None and calls is None:
             raise ValueError("a budget needs a limit; give usd=, tokens= or calls=, such as budget(usd='0.50')")
         limits = (NO_LIMIT if usd is None else to_nanos(usd, "usd"), _whole("tokens", tokens), _whole("calls", calls))
@@ -179,6 +172,18 @@ _OPTIONS: Final = (
     "on_unpriced",
     "at",
 )
+
+
+def _check_options(on_exceed: OnExceed, mode_options: Mapping[str, Any]) -> None:
+    own_options = option_names(on_exceed)
+    for word, value in mode_options.items():
+        if word not in own_options:
+            owners = ", ".join(repr(name) for name in mode_names() if word in option_names(name))
+            raise ValueError(
+                f"{word}={value!r} is no option of a budget with on_exceed={on_exceed!r}"
+                + (f", but of {owners}" if owners else "")
+                + f"; choose from {', '.join((*_OPTIONS, *own_options))}"
+            )
 
 
 def _check_mode(word: str, mode: Mode, limits: tuple[int, ...]) -> None:
