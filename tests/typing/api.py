@@ -180,7 +180,6 @@ def a_with_block_that_returns_is_the_end_of_a_function(question: str) -> int:
 
 def mistakes() -> None:
     budget("search", 1)  # type: ignore[call-arg]
-    budget(euros=1)  # type: ignore[arg-type]
     budget(calls="many")  # type: ignore[arg-type]
 
 
