@@ -12,6 +12,8 @@ from farebox._call import Call
 from farebox.providers._openai_usage import (
     CHAT,
     ChoicesReader,
+    ask_for_usage,
+    is_own_server,
     read_cap,
     read_finish,
     read_head,
@@ -59,7 +61,7 @@ class Completions:
         for name in body.keys() - _NOT_READ:
             sizes.add_json(body[name])
         read_cap(call, body.get("max_tokens"))
-        is_foreign = server_address and not server_address.endswith((".openai.com", ".openai.azure.com"))
+        is_foreign = server_address and not is_own_server(server_address)
         if call.declared_cap is None and call.accepts_cap and not is_foreign:
             call.declared_cap = DEFAULT_CAP
         generated = max(whole_number(body.get("n")) or 1, whole_number(body.get("best_of")) or 1)
@@ -77,11 +79,7 @@ class Completions:
             changes["model"] = call.sent_model
         if call.sent_cap is not None:
             changes["max_tokens"] = call.sent_cap
-        if call.is_stream:
-            options = fields(body.get("stream_options"))
-            if not options.get("include_usage"):
-                changes["stream_options"] = {**options, "include_usage": True}
-                call.adds_usage_chunk = True
+        ask_for_usage(call, body, changes)
         return changes
 
     def read_answer(self, call: Call, answer: Any) -> None:

@@ -28,6 +28,20 @@ def read_tier(call: Call, body: Mapping[str, Any]) -> None:
     call.tier = tier if isinstance(tier, str) and tier != "auto" else ""
 
 
+def is_own_server(server_address: str) -> bool:
+    """Whether OpenAI or Azure answers there, and not a compatible server of somebody else's."""
+    return server_address.endswith((".openai.com", ".openai.azure.com"))
+
+
+def ask_for_usage(call: Call, body: Mapping[str, Any], changes: dict[str, Any]) -> None:
+    """Have a stream of choices end with its usage; its chunk is hidden from a caller who did not ask for it."""
+    if call.is_stream:
+        options = fields(body.get("stream_options"))
+        if not options.get("include_usage"):
+            changes["stream_options"] = {**options, "include_usage": True}
+            call.adds_usage_chunk = True
+
+
 def in_region(server_address: str, tier: str) -> str:
     """A tier as the prices know it: a host of one region, such as eu.api.openai.com, costs more.
 

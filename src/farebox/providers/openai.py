@@ -14,7 +14,17 @@ from farebox.providers import StreamReader
 from farebox.providers._media import read_openai_part
 from farebox.providers._openai_responses import earlier_answer
 from farebox.providers._openai_surfaces import SURFACES
-from farebox.providers._openai_usage import CHAT, ChoicesReader, in_region, read_finish, read_head, read_usage
+from farebox.providers._openai_usage import (
+    CHAT,
+    ChoicesReader,
+    ask_for_usage,
+    in_region,
+    is_own_server,
+    read_finish,
+    read_head,
+    read_tier,
+    read_usage,
+)
 from farebox.providers._reading import (
     COUNTS,
     Sizes,
@@ -150,11 +160,7 @@ class OpenAI:
             # The model asked for took the old name, this one refuses it.  To the API null is as good as absent.
             changes.setdefault("max_completion_tokens", changes.get("max_tokens", body["max_tokens"]))
             changes["max_tokens"] = None
-        if call.is_stream:
-            options = fields(body.get("stream_options"))
-            if not options.get("include_usage"):
-                changes["stream_options"] = {**options, "include_usage": True}
-                call.adds_usage_chunk = True
+        ask_for_usage(call, body, changes)
         return changes
 
     def read_answer(self, call: Call, answer: Any) -> None:
@@ -223,8 +229,7 @@ def _read_options(call: Call, body: Mapping[str, Any], sizes: Sizes) -> None:
         sizes.name_unbounded("a part of an unknown type")
     if fields(body.get("prompt_cache_options")).get("ttl") == "12h" or "12h" in sizes.cache_lifetimes:
         call.cache_write = "12h"
-    tier = body.get("service_tier")
-    call.tier = tier if isinstance(tier, str) and tier != "auto" else ""
+    read_tier(call, body)
     call.is_stream = bool(body.get("stream"))
     call.choices = min(whole_number(body.get("n")) or 1, _MOST_CHOICES)
     call.reasons = body.get("reasoning_effort") not in (None, "none")
@@ -316,7 +321,7 @@ def _cap_name(call: Call, body: Mapping[str, Any]) -> str:
     """
     if body.get("prediction") is not None and not call.model.startswith(_NEW_CAP_MODELS):
         return "max_tokens"
-    own = call.server_address.endswith((".openai.com", ".openai.azure.com"))
+    own = is_own_server(call.server_address)
     return "max_completion_tokens" if own or call.model.startswith(_NEW_CAP_MODELS) else "max_tokens"
 
 
