@@ -1,4 +1,4 @@
-"""A state machine that does the same to a ledger and to a model of forty lines, and compares all they know.
+"""A state machine that does the same to a ledger and to a model of a hundred lines, and compares all they know.
 
 Invariants are those of the contract: the model never asks the ledger anything.  A backend's test makes a subclass with
 `make_ledger` and hands it to `run_state_machine_as_test`.
@@ -11,15 +11,20 @@ from typing import Any, NamedTuple
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from farebox.ledgers import NO_LIMIT, Account, Grant, Ledger, Need, Shortfall
+from farebox.ledgers import NO_LIMIT, Account, Control, Grant, Ledger, Need, Shortfall
+from tests.ledgers.forms import FORM, Row
 
 ACCOUNTS = (
-    Account("usd", "usd", limit_usd_nanos=300),
-    Account("both", "both", limit_usd_nanos=450, limit_tokens=250),
-    Account("calls", "calls", limit_calls=4),
+    Account("usd", "usd", limit_usd_nanos=300, controls=("all", "some")),
+    Account("both", "both", limit_usd_nanos=450, limit_tokens=250, controls=("some", "all")),
+    Account("calls", "calls", limit_calls=4, controls=("all",)),
 )
-LIMITS = {a.key: (a.limit_usd_nanos, a.limit_tokens, a.limit_calls) for a in ACCOUNTS}
+OWN_LIMITS = {a.key: (a.limit_usd_nanos, a.limit_tokens, a.limit_calls) for a in ACCOUNTS}
+CONTROLS = {a.key: a.controls for a in ACCOUNTS}
 TTL = 10.0
+#: When calls begin, and where they belong: the same for all.
+BEGAN_AT, PLACE = 1_000, "search"
+CALL: Row = (BEGAN_AT, PLACE, 0)
 
 
 class Hold(NamedTuple):
@@ -32,7 +37,11 @@ class Hold(NamedTuple):
 
 
 class Model:
-    """Holds in a dict; what is reserved is summed anew each time, what is spent and owed is kept per key and unit."""
+    """Holds in a dict; what is reserved is summed anew each time, what is spent and owed is kept per key and unit.
+
+    So are top-ups.  `said` is (limits, killed) by the key of a control.  `excused` are accounts whose limit was lowered, or
+    which were reset: they may hold more than their limit and debt allow.
+    """
 
     def __init__(self) -> None:
         self.holds: dict[int, Hold] = {}
@@ -40,6 +49,40 @@ class Model:
         self.debt: dict[str, list[int]] = {}
         self.let_past: dict[int, dict[str, list[int]]] = {}
         self.forgotten: set[str] = set()
+        self.said: dict[str, tuple[list[int | None], bool | None]] = {}
+        self.on_top: dict[str, list[int]] = {}
+        self.excused: set[str] = set()
+
+    def limits(self, key: str) -> list[int]:
+        limits = list(OWN_LIMITS[key])
+        for said, _ in (self.said[control] for control in CONTROLS[key] if control in self.said):
+            limits = [own if limit is None else limit for own, limit in zip(limits, said, strict=True)]
+        return [min(NO_LIMIT, a + b) for a, b in zip(limits, self.on_top.get(key, [0] * 3), strict=True)]
+
+    def is_killed(self, keys: Any) -> bool:
+        return any(self.said[control][1] for key in keys for control in CONTROLS[key] if control in self.said)
+
+    def say(self, control: str, limits: list[int | None], killed: bool | None) -> None:
+        before = {key: self.limits(key) for key in OWN_LIMITS}
+        known, was_killed = self.said.get(control, ([None] * 3, None))
+        limits = [old if new is None else new for old, new in zip(known, limits, strict=True)]
+        self.said[control] = limits, was_killed if killed is None else killed
+        self.excused |= {k for k in before if any(n < b for n, b in zip(self.limits(k), before[k], strict=True))}
+
+    def spend(self, key: str, amounts: Any) -> None:
+        """Without a hold: what it takes past the limit is debt."""
+        used = self.used(key)
+        self.charge(key, amounts)
+        for u, more in enumerate(amounts):
+            self.debt[key][u] += max(0, min(more, used[u] + more - self.limits(key)[u]))
+
+    def top_up(self, key: str, amounts: Any) -> None:
+        self.charge(key, (0, 0, 0))
+        self.on_top[key] = [a + b for a, b in zip(self.on_top.get(key, [0] * 3), amounts, strict=True)]
+
+    def reset(self, key: str) -> None:
+        self.spent[key], self.debt[key] = [0] * 3, [0] * 3
+        self.excused.add(key)
 
     def reserved(self, key: str) -> list[int]:
         return [sum(h.bound[u] for h in self.holds.values() if h.state == "held" and key in h.keys) for u in range(3)]
@@ -50,7 +93,7 @@ class Model:
     def kind(self, keys: Any, least: Any, floor: Any, own: Any = (0, 0, 0)) -> str:
         kinds = ["granted"]
         for key in keys:
-            for u, limit in enumerate(LIMITS[key]):
+            for u, limit in enumerate(self.limits(key)):
                 spent, reserved = self.spent.get(key, [0] * 3)[u], self.reserved(key)[u]
                 if own[u] + least[u] > limit:
                     return "oversized"
@@ -64,7 +107,7 @@ class Model:
         for key in keys:
             self.charge(key, (0, 0, 0))
             for u in range(3):
-                over = self.used(key)[u] + bound[u] - LIMITS[key][u]
+                over = self.used(key)[u] + bound[u] - self.limits(key)[u]
                 past = min(bound[u], max(0, over)) if key in forced else 0
                 self.debt[key][u] += past
                 self.let_past.setdefault(hold_id, {}).setdefault(key, [0, 0, 0])[u] += past
@@ -87,7 +130,7 @@ class Model:
         self.holds[hold_id] = hold._replace(state=state, charge=amounts)
         for key, past in self.let_past.pop(hold_id, {}).items():
             unused = [max(0, min(p, b - a)) for p, b, a in zip(past, hold.bound, amounts, strict=True)]
-            self.debt[key] = [d - u for d, u in zip(self.debt[key], unused, strict=True)]
+            self.debt[key] = [max(0, d - u) for d, u in zip(self.debt[key], unused, strict=True)]
         for key in list(self.forgotten):
             self.forget(key)
         return True
@@ -96,8 +139,9 @@ class Model:
         self.forgotten.add(key)
         if not any(h.state == "held" and key in h.keys for h in self.holds.values()):
             self.forgotten.discard(key)
-            self.spent.pop(key, None)
-            self.debt.pop(key, None)
+            for known in (self.spent, self.debt, self.on_top):
+                known.pop(key, None)
+            self.excused.discard(key)
 
 
 def slack(cap: int) -> int:
@@ -107,16 +151,15 @@ def slack(cap: int) -> int:
 def best_cap(model: Model, keys: Any, need: Need) -> int:
     """The cap that `Need` promises, found by trying them all from above."""
 
-    usd_left = min([NO_LIMIT, *(LIMITS[key][0] - model.used(key)[0] for key in keys)])
-    tokens_left = min([NO_LIMIT, *(LIMITS[key][1] - model.used(key)[1] for key in keys)])
+    usd_left = min([NO_LIMIT, *(model.limits(key)[0] - model.used(key)[0] for key in keys)])
+    tokens_left = min([NO_LIMIT, *(model.limits(key)[1] - model.used(key)[1] for key in keys)])
 
     def fits(tokens: int) -> bool:
         usd, total = need.usd_nanos_per_token * tokens, need.tokens_per_token * tokens
         return need.fixed_usd_nanos + usd <= usd_left and need.fixed_tokens + total <= tokens_left
 
-    buys = next(
-        (tokens for tokens in range(1_500, -1, -1) if fits(tokens)), -1
-    )  # enough for four times the largest cap
+    # enough for four times the largest cap
+    buys = next((tokens for tokens in range(1_500, -1, -1) if fits(tokens)), -1)
     shared = next((cap for cap in range(buys, -1, -1) if need.share and cap + slack(cap) <= buys // need.share), 0)
     wanted = min(max(need.want_cap, shared), need.most_cap)
     return next(cap for cap in range(wanted, -1, -1) if fits(cap + slack(cap)))
@@ -125,10 +168,11 @@ def best_cap(model: Model, keys: Any, need: Need) -> int:
 some_accounts = st.lists(st.sampled_from(ACCOUNTS), unique_by=lambda a: a.key, max_size=3).map(tuple)
 amount = st.integers(0, 120)
 pick = st.integers(0, 30)
+some_limit = st.none() | st.integers(0, 500)
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Subclasses say what ledger; it reads `self.time` as its clock."""
+    """Subclasses say what ledger: empty, made with `FORM`; it reads `self.time` as its clock."""
 
     time: float = 0.0
 
@@ -153,7 +197,9 @@ class LedgerMachine(RuleBasedStateMachine):
             self.model.hold(hold_id, keys, forced, bound, None if ttl is None else self.time + ttl)
         else:
             assert isinstance(answer, Shortfall)
-            assert answer.kind == expected
+            assert (answer.kind, answer.is_killed) == (
+                ("exhausted", True) if expected == "killed" else (expected, False)
+            )
 
     @rule(
         accounts=some_accounts, usd=amount, tokens=amount, calls=st.integers(0, 2), data=st.data(), dies=st.booleans()
@@ -163,11 +209,11 @@ class LedgerMachine(RuleBasedStateMachine):
         keys, free = tuple(a.key for a in accounts), tuple(a.key for a in accounts if a not in forced)
         need = Need(fixed_usd_nanos=usd, fixed_tokens=tokens, tokens_per_token=0, calls=calls)
         bound, ttl = (usd, tokens, calls), TTL if dies else None
-        expected = self.model.kind(free, bound, bound)
+        expected = "killed" if self.model.is_killed(keys) else self.model.kind(free, bound, bound)
         self.ids += 1
-        answer = self.ledger.reserve(self.ids, accounts, need, forced=forced, ttl_seconds=ttl)
+        answer = self.ledger.reserve(self.ids, accounts, need, call=CALL, forced=forced, ttl_seconds=ttl)
         self.compare(self.ids, answer, expected, keys, tuple(a.key for a in forced), bound, ttl)
-        assert self.ledger.reserve(self.ids, accounts, need, forced=forced, ttl_seconds=ttl) == answer
+        assert self.ledger.reserve(self.ids, accounts, need, call=CALL, forced=forced, ttl_seconds=ttl) == answer
 
     @rule(
         accounts=some_accounts,
@@ -186,9 +232,9 @@ class LedgerMachine(RuleBasedStateMachine):
         def takes(cap: int) -> tuple[int, int, int]:
             return usd + usd_rate * (cap + slack(cap)), 3 + token_rate * (cap + slack(cap)), 1
 
-        expected = self.model.kind(keys, takes(caps[0]), takes(caps[1]))
+        expected = "killed" if self.model.is_killed(keys) else self.model.kind(keys, takes(caps[0]), takes(caps[1]))
         self.ids += 1
-        answer = self.ledger.reserve(self.ids, accounts, need)
+        answer = self.ledger.reserve(self.ids, accounts, need, call=CALL)
         bound = None
         if expected == "granted":
             cap = best_cap(self.model, keys, need) if share or caps[0] != caps[2] else caps[2]
@@ -207,9 +253,10 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         more = (usd, tokens, 0)
         expected = self.model.kind(hold.keys, more, more, hold.bound)  # what let it in once is asked again
+        if self.model.is_killed(hold.keys):
+            expected = "killed"
         if expected != "granted":
-            assert isinstance(answer, Shortfall)
-            assert answer.kind == expected
+            self.compare(hold_id, answer, expected, hold.keys, (), None, None)
             return
         bound = (hold.bound[0] + usd, hold.bound[1] + tokens, hold.bound[2])
         assert isinstance(answer, Grant)
@@ -222,7 +269,7 @@ class LedgerMachine(RuleBasedStateMachine):
         hold_id = self.some_hold(nth)
         bound = self.model.holds[hold_id].bound if hold_id in self.model.holds else (50, 50, 1)
         actual = (bound[0] * part // 100, bound[1] * part // 100, bound[2])
-        row = (hold_id, actual[0])
+        row = (BEGAN_AT, PLACE, actual[0])
         done = self.model.end(hold_id, "settled", actual)
         if later:
             self.ledger.settle_later(hold_id, *actual, row)
@@ -234,8 +281,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def release(self, nth: int) -> None:
         hold_id = self.some_hold(nth)
         done = self.model.end(hold_id, "released", (0, 0, 0))
-        assert self.ledger.release(hold_id, (hold_id, 0)) is done
-        assert self.ledger.release(hold_id, (hold_id, 0)) is False
+        assert self.ledger.release(hold_id, CALL) is done
+        assert self.ledger.release(hold_id, CALL) is False
 
     @rule(seconds=st.sampled_from([1.0, TTL / 2, TTL]))
     def tick_and_expire(self, seconds: float) -> None:
@@ -247,7 +294,7 @@ class LedgerMachine(RuleBasedStateMachine):
         ]
         for hold_id, bound in due:
             self.model.end(hold_id, "expired", bound)
-        assert self.ledger.expire(row_of=lambda call, grant: ("expired", grant.usd_nanos)) == len(due)
+        assert self.ledger.expire(row_of=FORM.presumed) == len(due)
         assert self.ledger.expire() == 0
 
     @rule(accounts=some_accounts, usd=st.integers(-80, 80), tokens=st.integers(-80, 80))
@@ -255,12 +302,51 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ids += 1
         adjust_id = f"adjustment {self.ids}"
         for key in [a.key for a in accounts]:
-            before = self.model.used(key)
-            self.model.charge(key, (usd, tokens, 0))
-            for u, more in enumerate((usd, tokens, 0)):
-                self.model.debt[key][u] += max(0, min(more, before[u] + more - LIMITS[key][u]))
+            self.model.spend(key, (usd, tokens, 0))
         assert self.ledger.adjust(adjust_id, accounts, usd, tokens, 0) is True
         assert self.ledger.adjust(adjust_id, accounts, usd, tokens, 0) is False
+
+    @rule(accounts=some_accounts, usd=amount, tokens=amount, calls=st.integers(0, 2), nth=pick, again=st.booleans())
+    def charge(self, accounts: Any, usd: int, tokens: int, calls: int, nth: int, again: bool) -> None:
+        """Under an id of its own, or under one that may have been used."""
+        hold_id = self.some_hold(nth) if again else 0
+        if hold_id == 0:
+            self.ids += 1
+            hold_id = self.ids
+        if hold_id not in self.model.holds:
+            keys, amounts = tuple(a.key for a in accounts), (usd, tokens, calls)
+            for key in keys:
+                self.model.spend(key, amounts)
+            self.model.holds[hold_id] = Hold("settled", keys, (), amounts, amounts, None)
+        for _ in range(2):
+            self.ledger.charge(hold_id, accounts, usd, tokens, calls, (BEGAN_AT, PLACE, usd))
+
+    @rule(
+        key=st.sampled_from(["all", "some"]),
+        limits=st.lists(some_limit, min_size=3, max_size=3),
+        killed=st.sampled_from([None, None, True, False, False]),
+    )
+    def control(self, key: str, limits: list[int | None], killed: bool | None) -> None:
+        self.model.say(key, limits, killed)
+        usd, tokens, calls = limits
+        said = Control(limit_usd_nanos=usd, limit_tokens=tokens, limit_calls=calls, is_killed=killed)
+        self.ids += 1
+        assert self.ledger.control(f"control {self.ids}", key, said) is True
+        assert self.ledger.control(f"control {self.ids}", key, Control(limit_usd_nanos=1, is_killed=True)) is False
+
+    @rule(account=st.sampled_from(ACCOUNTS), usd=amount, tokens=amount, calls=st.integers(0, 2))
+    def top_up(self, account: Account, usd: int, tokens: int, calls: int) -> None:
+        self.model.top_up(account.key, (usd, tokens, calls))
+        self.ids += 1
+        assert self.ledger.top_up(f"top-up {self.ids}", account, usd, tokens, calls) is True
+        assert self.ledger.top_up(f"top-up {self.ids}", account, usd, tokens, calls) is False
+
+    @rule(account=st.sampled_from(ACCOUNTS))
+    def reset(self, account: Account) -> None:
+        self.model.reset(account.key)
+        self.ids += 1
+        assert self.ledger.reset(f"reset {self.ids}", account) is True
+        assert self.ledger.reset(f"reset {self.ids}", account) is False
 
     @rule(account=st.sampled_from(ACCOUNTS))
     def forget(self, account: Account) -> None:
@@ -270,14 +356,18 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def balances_are_those_of_the_model(self) -> None:
         for account in ACCOUNTS:
-            b = self.ledger.balance(account)
+            view = self.ledger.view(account)
+            limits, b = self.model.limits(account.key), view.balance
+            assert [view.limit_usd_nanos, view.limit_tokens, view.limit_calls] == limits
+            assert view.is_killed is self.model.is_killed([account.key])
             spent, debt = self.model.spent.get(account.key, [0] * 3), self.model.debt.get(account.key, [0] * 3)
             assert [b.spent_usd_nanos, b.spent_tokens, b.spent_calls] == spent
             assert [b.reserved_usd_nanos, b.reserved_tokens, b.reserved_calls] == self.model.reserved(account.key)
             assert [b.debt_usd_nanos, b.debt_tokens, b.debt_calls] == debt
-            for s, d, r, limit in zip(spent, debt, self.model.reserved(account.key), LIMITS[account.key], strict=True):
+            for s, d, r, limit in zip(spent, debt, self.model.reserved(account.key), limits, strict=True):
                 assert s >= 0 <= r
-                assert s + r <= limit + d or limit == NO_LIMIT
+                assert d >= 0
+                assert s + r <= limit + d or account.key in self.model.excused
 
     @invariant()
     def every_call_is_in_flight_or_a_row(self) -> None:
@@ -285,4 +375,6 @@ class LedgerMachine(RuleBasedStateMachine):
         held = [h.bound for h in self.model.holds.values() if h.state == "held"]
         assert sorted(grant[1:] for _, grant in snapshot.in_flight) == sorted(held)
         ended = [h.charge[0] for h in self.model.holds.values() if h.state != "held"]
-        assert sorted(usd for _, usd in snapshot.rows) == sorted(ended)
+        assert sorted(usd for _, _, usd in snapshot.rows) == sorted(ended)
+        sums = [found.sums for found in self.ledger.tally()]
+        assert (sum(usd for usd, _ in sums), sum(rows for _, rows in sums)) == (sum(ended), len(ended))

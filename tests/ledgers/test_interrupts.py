@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from farebox.ledgers import Grant, Ticket
+from farebox.ledgers import Control, Grant, Ticket
 from farebox.ledgers.memory import MemoryLedger
 from tests.ledgers.contract import account, fixed
 
@@ -61,7 +61,10 @@ class Scene:
     def __init__(self) -> None:
         self.now = 100.0
         self.ledger = MemoryLedger(keep_rows=2, fold=lambda row: (row[0] % 2, (1, row[1])), clock=lambda: self.now)
-        self.trip, self.org = account("trip", limit_usd_nanos=10_000), account("org", limit_usd_nanos=10**9)
+        self.trip, self.org = (
+            account("trip", limit_usd_nanos=10_000, controls=("plan",)),
+            account("org", limit_usd_nanos=10**9),
+        )
         self.both = [self.trip, self.org]
         for hold_id in (1, 2):
             self.ledger.reserve(hold_id, self.both, fixed(50, 5))
@@ -86,7 +89,7 @@ class Scene:
         ledger.release(3, (3, 0))
         if not self.ticket.left:
             assert ledger.still_hopeful(self.ticket)
-            assert isinstance(self.ticket.answer, Grant)
+            assert isinstance(self.ticket.answer, Grant) is not ledger.view(self.trip).is_killed
         for hold_id in range(10):
             ledger.release(hold_id, (hold_id, 0))
         snapshot = ledger.snapshot()
@@ -111,6 +114,17 @@ ACTIONS: dict[str, Callable[[Scene], object]] = {
     "expire": lambda s: s.ledger.expire(102.0),
     "correct": lambda s: s.ledger.settle(4, 20, 0, 1, (4, 20)),
     "adjust": lambda s: s.ledger.adjust("by hand", s.both, 7, 0, 0),
+    "charge": lambda s: s.ledger.charge(6, s.both, 30, 3, 1, (6, 30)),
+    "adjust, leaving a row": lambda s: s.ledger.adjust("with a row", s.both, 7, 0, 0, (7, 7)),
+    "control, hand over": lambda s: s.ledger.control("entry", "plan", Control(limit_usd_nanos=50_000)),
+    "control, kill": lambda s: s.ledger.control("entry", "plan", Control(is_killed=True)),
+    "top_up, hand over": lambda s: s.ledger.top_up("entry", s.trip, 50_000, 0, 0),
+    "reserve by the limits in force": lambda s: (
+        s.ledger.control("entry", "plan", Control(limit_usd_nanos=20_000)),
+        s.ledger.reserve(6, s.both, fixed(10, 1)),
+    ),
+    "reserve in a window": lambda s: s.ledger.reserve(6, [*s.both, account("hour", ends_at=10**12)], fixed(10, 1)),
+    "prune": lambda s: s.ledger.prune(1),
     "settle_later": lambda s: s.ledger.settle_later(3, 1_000, 5, 1, (3, 1_000)),
     "release_later": lambda s: s.ledger.release_later(3, (3, 0)),
     "forget": lambda s: (s.ledger.forget("key of nobody"), s.ledger.snapshot()),
@@ -147,3 +161,19 @@ def test_a_signal_while_doing_what_finalizers_left_loses_none_of_it() -> None:
             break
         moment += 1
     assert moment > 20
+
+
+def test_a_signal_while_resetting_takes_away_all_or_nothing() -> None:
+    moment = 1
+    while True:
+        scene = Scene()
+        before = scene.ledger.balance(scene.trip)
+        interrupted = interrupted_at(moment, lambda: scene.ledger.reset("entry", scene.trip))  # noqa: B023
+        after = scene.ledger.balance(scene.trip)
+        is_known = not scene.ledger.reset("entry", scene.trip)
+        assert after.spent_usd_nanos == (0 if is_known else before.spent_usd_nanos)
+        assert after.reserved_usd_nanos == before.reserved_usd_nanos
+        if not interrupted:
+            break
+        moment += 1
+    assert moment > 3

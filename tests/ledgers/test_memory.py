@@ -6,25 +6,30 @@ import gc
 import importlib.metadata
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from importlib.metadata import EntryPoint
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 
-from farebox.ledgers import Balance, Ledger, cap_within, open_ledger, with_slack
+from farebox.ledgers import Balance, Control, Ledger, RowForm, Span, Sum, cap_within, open_ledger, with_slack
 from farebox.ledgers.memory import MemoryLedger
-from tests.ledgers.contract import LedgerContract, account, fixed
+from farebox.testing import FixedClock
+from tests.ledgers.contract import NOON, LedgerContract, account, fixed
+from tests.ledgers.forms import FORM
 from tests.ledgers.machine import LedgerMachine
 
 
 class TestMemoryLedger(LedgerContract):
+    keeps_learnt = False
+
     @pytest.fixture
-    def ledger(self) -> Ledger:
-        return MemoryLedger()
+    def make(self, wall: FixedClock) -> Callable[[RowForm], Ledger]:
+        return lambda form: open_ledger("memory://", form=form, clock=wall)
 
     @pytest.fixture
     def now(self) -> Callable[[], float]:
@@ -33,10 +38,10 @@ class TestMemoryLedger(LedgerContract):
 
 class MemoryMachine(LedgerMachine):
     def make_ledger(self) -> Ledger:
-        return MemoryLedger(clock=lambda: self.time)
+        return MemoryLedger(form=FORM, clock=lambda: self.time)
 
 
-def test_the_memory_ledger_agrees_with_a_model_of_forty_lines() -> None:
+def test_the_memory_ledger_agrees_with_the_model() -> None:
     run_state_machine_as_test(MemoryMachine, settings=settings(stateful_step_count=40, deadline=None))
 
 
@@ -79,7 +84,7 @@ def test_the_ids_of_folded_calls_are_unknown_and_charge_nothing() -> None:
     ledger, trip = MemoryLedger(keep_rows=0, fold=by_feature), account()
     ledger.reserve(1, [trip], fixed(10))
     ledger.settle(1, 7, 0, row={"feature": "search", "usd": 7})
-    assert ledger.rows() == []
+    assert list(ledger.rows()) == []
     assert ledger.snapshot().totals == {"search": (1, 7)}
     assert not ledger.settle(1, 7, 0)
     assert not ledger.release(1)
@@ -122,6 +127,127 @@ def test_without_a_fold_totals_count_the_rows_that_are_gone() -> None:
     snapshot = ledger.snapshot()
     assert snapshot.rows == list(range(100 - len(snapshot.rows), 100))
     assert snapshot.totals == {None: (100 - len(snapshot.rows),)}
+
+
+# Sums by quarter of an hour and place
+
+
+def at(hour: int, minute: int = 0) -> int:
+    return NOON + (hour - 12) * 3_600 + minute * 60
+
+
+def test_with_a_form_old_rows_become_sums_by_quarter_of_an_hour_and_place() -> None:
+    ledger = MemoryLedger(form=FORM, keep_rows=0)
+    for row in ((at(12, 14), "a", 1), (at(12, 15) - 1, "a", 2), (at(12, 15), "a", 4), (at(12, 1), "b", 8)):
+        ledger.add_row(row)
+    assert sorted(ledger.tally()) == [
+        Sum("quarter", at(12), "a", (3, 2)),
+        Sum("quarter", at(12), "b", (8, 1)),
+        Sum("quarter", at(12, 15), "a", (4, 1)),
+    ]
+    assert list(ledger.tally(at(12, 15))) == [Sum("quarter", at(12, 15), "a", (4, 1))]
+    assert list(ledger.tally(at(12, 16))) == []
+
+
+def test_too_many_sums_become_less_exact_as_the_form_says_and_stay_as_many_nanos() -> None:
+    ledger = MemoryLedger(form=FORM, keep_rows=0, keep_totals=8)
+    for minute in range(0, 60 * 24 * 3, 15):
+        ledger.add_row((at(0, minute), "a", 1))
+    sums = list(ledger.tally())
+    assert len(sums) <= 8
+    assert sum(found.sums[0] for found in sums) == 4 * 24 * 3
+    assert {found.place for found in sums} <= {"a", "everywhere"}
+    assert Sum("quarter", at(71, 45), "a", (1, 1)) in sums
+
+
+def test_places_are_known_for_ever_as_long_as_there_is_room_for_them() -> None:
+    ledger = MemoryLedger(form=attrs.evolve(FORM, coarser=in_time_only), keep_rows=0, keep_totals=8)
+    for hour in range(24 * 400):
+        ledger.add_row((at(hour), "abc"[hour % 3], 1))
+    found = {place: sum(s.sums[0] for s in ledger.tally() if s.place == place) for place in "abc"}
+    assert found == {"a": 3_200, "b": 3_200, "c": 3_200}
+
+
+def in_time_only(span: Span, starts_at: int, place: Hashable) -> tuple[Span, int, Hashable]:
+    return (span, starts_at, place) if span == "ever" else FORM.coarser(span, starts_at, place)
+
+
+def test_what_has_room_nowhere_else_is_known_by_no_place() -> None:
+    ledger = MemoryLedger(form=attrs.evolve(FORM, coarser=lambda *key: key), keep_rows=0, keep_totals=1)
+    for number in range(5):
+        ledger.add_row((at(number), "a", 1))
+    assert list(ledger.tally()) == [Sum("ever", 0, None, (5, 5))]
+    assert list(ledger.tally(1)) == []
+
+
+def test_without_a_form_rows_are_known_by_no_time() -> None:
+    ledger = MemoryLedger(keep_rows=8, fold=by_feature)
+    fill(ledger, ["search"] * 20)
+    sums = list(ledger.tally())
+    assert {found.starts_at for found in sums} == {0}
+    assert {found.place for found in sums} == {"search"}
+    assert sum(found.sums[1] for found in sums) == 210
+    assert list(ledger.rows(1)) == []
+
+
+def test_pruned_rows_fold_wherever_they_stand_and_newer_ones_stay_in_order() -> None:
+    ledger = MemoryLedger(form=FORM)
+    rows = [(at(hour), "a", hour) for hour in (9, 14, 8, 13, 10)]
+    ledger.reserve(1, (), fixed(1), call=(at(7), "a", 0))
+    for row in rows:
+        ledger.add_row(row)
+    assert ledger.prune(at(12)) == 3
+    assert list(ledger.rows()) == [rows[1], rows[3]]
+    assert sum(found.sums[0] for found in ledger.tally()) == 54
+    assert len(ledger._book.ended.keys) == 2
+    assert ledger.settle(1, 1, 0, row=(at(7), "a", 1))
+    assert list(ledger.rows()) == [rows[1], rows[3], (at(7), "a", 1)]
+
+
+# Accounts of windows
+
+
+def test_of_accounts_whose_windows_are_over_the_latest_ten_thousand_are_kept_at_most() -> None:
+    wall = FixedClock(NOON)
+    ledger = MemoryLedger(wall_clock=wall)
+    held = account("held", starts_at=NOON, ends_at=NOON + 1)
+    ledger.reserve(1, [held], fixed(1))
+    lasting = account("lasting", starts_at=NOON)
+    for minute in range(12_000):
+        wall.now = NOON + 60 * minute
+        trip = account(f"minute {minute:05}", starts_at=int(wall()), ends_at=int(wall()) + 60)
+        ledger.reserve(10 + minute, [trip, lasting] if minute == 0 else [trip], fixed(1))
+        ledger.settle(10 + minute, 1, 0)
+    keys = sorted(key for key, _ in ledger.accounts("key of minute"))
+    assert 8_750 <= len(keys) <= 10_000
+    assert keys == [f"key of minute {minute:05}" for minute in range(12_000 - len(keys), 12_000)]
+    assert ledger.balance(held).reserved_usd_nanos == 1  # somebody will settle it
+    assert ledger.balance(lasting).spent_usd_nanos == 1  # it has no end
+    assert ledger.settle(1, 1, 0)
+
+
+def test_open_windows_are_kept_however_many_there_are() -> None:
+    wall = FixedClock(NOON)
+    ledger = MemoryLedger(wall_clock=wall)
+    for tenant in range(10_100):
+        ledger.charge(tenant, [account(f"tenant {tenant}", ends_at=NOON + 60)], 1, 0)
+    assert len(ledger.accounts("")) == 10_100
+    wall.tick(60)
+    for tenant in range(1_200):
+        ledger.charge(20_000 + tenant, [account(f"tenant {tenant} later", ends_at=NOON + 120)], 1, 0)
+    assert 8_750 <= len(ledger.accounts("")) <= 10_000 + 1_250
+    assert len([key for key, _ in ledger.accounts("") if key.endswith("later")]) == 1_200
+
+
+def test_ids_of_entries_are_remembered_as_long_as_rows_are() -> None:
+    ledger, trip = MemoryLedger(keep_rows=10), account(controls=("plan",))
+    for number in range(1_000):
+        ledger.control(f"control {number}", "plan", Control(limit_usd_nanos=number))
+        ledger.top_up(f"top-up {number}", trip, 1, 0, 0)
+        ledger.reset(f"reset {number}", trip)
+    assert not ledger.top_up("top-up 999", trip, 1, 0, 0)
+    assert len(ledger._book.entries) < 20
+    assert ledger.view(trip).limit_usd_nanos == 1_999
 
 
 def retained_by(calls: int, start: int, ledger: MemoryLedger) -> None:

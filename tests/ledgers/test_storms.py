@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from farebox.ledgers import Account, Balance, Grant, Ticket
+from farebox.ledgers import Account, Balance, Control, Grant, Ticket, View
 from farebox.ledgers.memory import MemoryLedger
-from tests.ledgers.contract import account, fixed, output
+from tests.ledgers.contract import account, fixed, kind_of, output
 
 SECONDS = 60.0 if os.environ.get("FAREBOX_STORM") == "long" else 2.0
 
@@ -36,7 +36,7 @@ class Traffic:
     def __init__(self) -> None:
         self.ledger = MemoryLedger(keep_rows=50, fold=lambda row: (row[0] % 3, (1, row[1])))
         self.accounts = [account(f"trip {n}", limit_usd_nanos=10**15) for n in range(3)]
-        self.narrow = account("narrow", limit_usd_nanos=60)
+        self.narrow = account("narrow", limit_usd_nanos=60, controls=("plan",))
         self.numbers = itertools.count(1)
         self.ids: list[int] = []
         self.random = random.Random(7)
@@ -65,7 +65,11 @@ class Traffic:
         else:
             ledger.settle(hold_id, usd, 1, 1, row)
         if self.random.randrange(50) == 0:
-            ledger.adjust(("reset", hold_id), [self.narrow], -(10**9), 0, 0)
+            ledger.reset(f"reset {hold_id}", self.narrow)
+            ledger.top_up(f"top-up {hold_id}", self.narrow, usd, 0, 0)
+            ledger.control(f"control {hold_id}", "plan", Control(limit_usd_nanos=60 + usd))
+            self.ids.append(hold_id := next(self.numbers))
+            ledger.charge(hold_id, self.accounts, usd, 0, 1, (hold_id, usd))
             ledger.snapshot()
 
     def check(self) -> None:
@@ -212,7 +216,7 @@ def test_finalizers_that_end_calls_neither_deadlock_nor_lose_one() -> None:
     settled = sum(hold_id % 2 for worker in range(4) for hold_id in range(4 + worker, counts[worker] * 4 + 4, 4))
     assert min(counts) > 10
     assert ledger.balance(org) == Balance(spent_usd_nanos=3 * settled, spent_calls=settled)
-    assert len(ledger.rows()) == sum(counts)
+    assert len(list(ledger.rows())) == sum(counts)
     assert not any(key for key in ledger._book.entries if isinstance(key, str) and key.startswith("frame"))
 
 
@@ -287,3 +291,24 @@ class TestFork:
         assert in_child(check) == 0
         assert ledger.settle(4, 50, 0) is False  # the parent's own queue did it, at 1
         assert ledger.balance(trip).spent_usd_nanos == 31
+
+    def test_a_child_inherits_what_was_said(self) -> None:
+        ledger = MemoryLedger()
+        trip = account(limit_usd_nanos=100, controls=("plan",))
+        killed = account("killed", controls=("acme",))
+        ledger.control("1", "plan", Control(limit_usd_nanos=50))
+        ledger.control("2", "acme", Control(is_killed=True))
+        ledger.top_up("3", trip, 7, 0, 0)
+        ledger.reserve(1, [trip], fixed(20))
+
+        def check() -> None:
+            assert ledger.view(trip) == View(Balance(), 57)
+            assert ledger.accounts("") == [(trip.key, View(Balance(), 57))]
+            assert kind_of(ledger.reserve(2, [trip], fixed(58))) == "oversized"
+            assert kind_of(ledger.reserve(2, [killed], fixed(0))) == "exhausted"
+            assert ledger.controls() == {"plan": Control(limit_usd_nanos=50), "acme": Control(is_killed=True)}
+            assert ledger.control("4", "acme", Control(is_killed=False))
+            assert isinstance(ledger.reserve(2, [killed, trip], fixed(57)), Grant)
+
+        assert in_child(check) == 0
+        assert kind_of(ledger.reserve(2, [killed], fixed(0))) == "exhausted"

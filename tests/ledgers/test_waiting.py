@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farebox.ledgers import Account, Balance, Grant, Need, Shortfall, Ticket
+from farebox.ledgers import Account, Balance, Control, Grant, Need, Shortfall, Ticket, WindowClosed
 from farebox.ledgers.memory import MemoryLedger
 from tests.ledgers.contract import account, fixed, kind_of, output
 
@@ -212,7 +212,10 @@ def test_a_waiter_takes_its_place_along_to_the_next_short_account(station: Stati
     assert station.woken == [3, 4]
 
 
-def test_who_waits_for_a_holder_lets_that_holder_pass(station: Station, trip: Account) -> None:
+@pytest.mark.parametrize("own_limit", [100, 50])
+def test_who_waits_for_a_holder_lets_that_holder_pass(station: Station, own_limit: int) -> None:
+    trip = account("trip", limit_usd_nanos=own_limit, controls=("plan",))
+    station.ledger.control("1", "plan", Control(limit_usd_nanos=100))
     station.hold(1, 70, trip, owner="a")
     big = station.park(2, 100, trip, owner="b")
     for hold_id in range(10, 26):
@@ -258,6 +261,119 @@ def test_what_a_waiter_needs_by_now_lets_in_those_behind_it_as_well(station: Sta
     need = output(1, 4, 4, 4)
     station.ledger.settle(1, 0, 0)
     assert [ticket.answer for ticket in tickets] == [Grant(4, 20, 0, 1)] * 3  # type: ignore[union-attr]
+
+
+# What people say meanwhile
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        lambda ledger, trip: ledger.control("1", "plan", Control(limit_usd_nanos=110)),
+        lambda ledger, trip: ledger.top_up("1", trip, 10, 0, 0),
+        lambda ledger, trip: ledger.reset("1", trip),
+    ],
+    ids=["limit", "top-up", "reset"],
+)
+def test_what_makes_room_hands_it_over(station: Station, say: Any) -> None:
+    trip = account("trip", limit_usd_nanos=100, controls=("plan",))
+    station.ledger.charge(1, [trip], 10, 0)
+    station.hold(2, 60, trip)
+    ticket, behind = station.park(3, 40, trip), station.park(4, 40, trip)
+    say(station.ledger, trip)
+    assert ticket.answer == Grant(0, 40, 0, 1)
+    assert behind.answer is None
+    assert station.woken == [3]
+
+
+def test_a_kill_sends_away_all_who_wait(station: Station) -> None:
+    trip, org = account("trip", limit_usd_nanos=100), account("org", controls=("org",))
+    station.hold(1, 60, trip)
+    tickets = [station.park(hold_id, 50, trip, org) for hold_id in (2, 3)]
+    station.ledger.control("1", "org", Control(is_killed=True))
+    for ticket in tickets:
+        assert station.ledger.still_hopeful(ticket)
+        assert isinstance(ticket.answer, Shortfall)
+        assert (ticket.answer.account, ticket.answer.is_killed) == (org, True)
+    assert nobody_waits(station.ledger)
+    assert kind_of(station.park(4, 1, trip, org)) == "exhausted"
+
+
+def test_who_waits_is_refused_once_the_limit_is_too_low_for_it(station: Station) -> None:
+    trip = account("trip", limit_usd_nanos=100, controls=("plan",))
+    station.hold(1, 60, trip)
+    ticket = station.park(2, 50, trip)
+    station.ledger.control("1", "plan", Control(limit_usd_nanos=40))
+    assert kind_of(ticket.answer) == "oversized"
+    assert station.woken == [2]
+
+
+def test_waiting_is_of_use_by_the_limit_in_force(station: Station) -> None:
+    trip = account("trip", limit_usd_nanos=100, controls=("plan",))
+    station.ledger.control("1", "plan", Control(limit_usd_nanos=200))
+    station.hold(1, 100, trip, owner="me")
+    station.hold(2, 60, trip, owner="you")
+    # what others hold makes room for 100 on top of the 100 of its own: by the limit of 100 it would wait in vain
+    assert isinstance(station.park(3, 100, trip, owner="me"), Ticket)
+    assert station.ledger.reserve(4, [trip], fixed(100), owner="c") == Shortfall(
+        trip, "usd", 200, 0, 160, 100, "contended"
+    )
+
+
+def test_a_newcomer_behind_others_is_told_the_limit_in_force(station: Station) -> None:
+    trip = account("trip", limit_usd_nanos=100, controls=("plan",))
+    station.ledger.control("1", "plan", Control(limit_usd_nanos=200))
+    station.hold(1, 160, trip)
+    station.park(2, 50, trip)
+    for hold_id in range(10, 26):
+        station.hold(hold_id, 1, trip)
+        station.ledger.release(hold_id)
+    assert station.ledger.reserve(26, [trip], fixed(1)) == Shortfall(trip, "usd", 200, 0, 160, 1, "contended")
+
+
+# Windows that close meanwhile
+
+
+def day(starts_at: int) -> Account:
+    return account(f"day {starts_at}", limit_usd_nanos=100, starts_at=starts_at, ends_at=starts_at + 100)
+
+
+@pytest.mark.parametrize("who", ["the one who gives back", "the waiter"])
+def test_who_waits_for_a_window_that_closes_is_sent_to_ask_the_next_one(who: str) -> None:
+    wall = Clock()
+    station, trip = Station(wall_clock=wall), day(100)
+    station.hold(1, 60, trip)
+    ticket = station.park(2, 50, trip)
+    wall.seconds = 200.0
+    if who == "the waiter":
+        assert station.ledger.still_hopeful(ticket)
+    else:
+        assert station.ledger.settle(1, 10, 0)
+        assert station.woken == [2]
+    assert ticket.answer == Shortfall(trip, "usd", 100, 0, 60, 50, "contended")
+    assert station.ledger.unpark(ticket) is None
+    assert nobody_waits(station.ledger)
+    assert kind_of(station.park(2, 50, day(200))) == "granted"
+
+
+def test_nobody_waits_for_a_window_that_is_closed() -> None:
+    station = Station(wall_clock=Clock())
+    with pytest.raises(WindowClosed):
+        station.park(1, 50, day(200))
+    assert nobody_waits(station.ledger)
+    assert not station.ledger.release(1)
+
+
+@pytest.mark.parametrize("ask", [Station.hold, Station.park])
+def test_a_closed_window_keeps_nobody_from_being_woken(trip: Account, ask: Any) -> None:
+    station = Station(wall_clock=Clock())
+    station.hold(1, 100, trip)
+    ticket = station.park(2, 50, trip)
+    station.ledger._later.append((1, 0, 0, 0, None, "released"))  # a finalizer's: this operation does it
+    with pytest.raises(WindowClosed):
+        ask(station, 3, 1, day(200))
+    assert isinstance(ticket.answer, Grant)
+    assert station.woken == [2]
 
 
 # Waiting in vain

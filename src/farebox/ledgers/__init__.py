@@ -14,176 +14,94 @@ Laws, for every account, unit and instant:
     what a forced hold was let past the limit and did not use comes off again when it ends
     reserved = the sum of its held amounts; reserved, spent, debt >= 0
 A refused reserve changes nothing.  A repeated operation with the same id answers as the first time and changes nothing.
+A limit that a person lowers changes no balance, and neither does a kill: what is held stays held, new holds are refused.
 """
 
 from __future__ import annotations
 
 import abc
 import importlib
-from collections.abc import Callable, Collection, Hashable, Sequence
-from typing import Any, ClassVar, Final, NamedTuple
+import time
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from datetime import tzinfo
+from typing import Any, ClassVar, Final
 
-import attrs
+from farebox.ledgers._records import (
+    NO_LIMIT,
+    Account,
+    Answer,
+    Balance,
+    Control,
+    Grain,
+    Grant,
+    Need,
+    RowForm,
+    Shortfall,
+    Snapshot,
+    Span,
+    Sum,
+    Ticket,
+    View,
+    WindowClosed,
+    cap_within,
+    with_slack,
+)
 
-from farebox._money import MOST_NANOS
-from farebox.errors import Kind, Unit
-
-#: A limit that is none.  Compares like any other amount, so the hot path has no branch for it.
-NO_LIMIT: Final = MOST_NANOS
-
-
-@attrs.frozen(eq=False)
-class Account:
-    """The key a limit is kept under.
-
-    Attributes:
-        key: Unique among the accounts of a ledger.  Hashable and not an int, which are the ids of holds.  A string, a tuple
-            of strings or a bare `object()`: comparing keys must run no Python code, because a signal could cut it short.
-        name: For people; not unique.
-        limit_usd_nanos, limit_tokens, limit_calls: `NO_LIMIT` where there is none.
-    """
-
-    key: Any
-    name: str
-    limit_usd_nanos: int = NO_LIMIT
-    limit_tokens: int = NO_LIMIT
-    limit_calls: int = NO_LIMIT
-
-
-@attrs.frozen
-class Balance:
-    """What an account holds, read at one instant.  usd in nanodollars."""
-
-    spent_usd_nanos: int = 0
-    reserved_usd_nanos: int = 0
-    debt_usd_nanos: int = 0
-    spent_tokens: int = 0
-    reserved_tokens: int = 0
-    debt_tokens: int = 0
-    spent_calls: int = 0
-    reserved_calls: int = 0
-    debt_calls: int = 0
-
-
-def with_slack(cap: int) -> int:
-    """Output tokens to hold for a cap of `cap`: providers overran theirs by up to 16 tokens or 1 percent."""
-    return cap + max(16, -(-cap // 100))
-
-
-def cap_within(tokens: int) -> int:
-    """The largest cap whose slack still fits into `tokens`; negative where not even a cap of 0 does."""
-    return tokens - 16 if tokens <= 1616 else tokens * 100 // 101
-
-
-class Need(NamedTuple):
-    """What one call needs, as a line in its output cap: `fixed + per_token * with_slack(cap)`.
-
-    Where the caller declared a cap, `least_cap == floor_cap == want_cap` and `share == 0`.  Otherwise the ledger picks
-    the cap when it reserves, in one step: `want_cap`, or 1/`share` of the output tokens that what is left still buys
-    where that is more, at most `most_cap` and what every account has left, at least `floor_cap` while others hold money
-    in an account that is short, at least `least_cap` in any case.
-
-    All are 0 or more and `least_cap <= floor_cap <= want_cap <= most_cap`.  A `with_slack(0)` is 16 tokens: a call that
-    has no output says `tokens_per_token=0`.
-    """
-
-    fixed_usd_nanos: int = 0
-    usd_nanos_per_token: int = 0
-    fixed_tokens: int = 0
-    tokens_per_token: int = 1
-    calls: int = 1
-    least_cap: int = 0
-    floor_cap: int = 0
-    want_cap: int = 0
-    most_cap: int = 0
-    share: int = 0
-
-    def usd_nanos(self, cap: int) -> int:
-        return self.fixed_usd_nanos + self.usd_nanos_per_token * with_slack(cap)
-
-    def tokens(self, cap: int) -> int:
-        return self.fixed_tokens + self.tokens_per_token * with_slack(cap)
-
-
-class Grant(NamedTuple):
-    """A hold that was made: the cap it pays for, and the amounts held in every account of it.
-
-    A tuple, not an attrs record: every call makes one, and a frozen attrs instance takes four times as long to make.
-    """
-
-    cap: int
-    usd_nanos: int
-    tokens: int
-    calls: int
-
-
-@attrs.frozen
-class Shortfall:
-    """Why a reserve was refused: the first account in order that was short, and its numbers in `unit`.
-
-    `kind` is `"oversized"` when what the smallest acceptable cap takes is alone above the limit, `"exhausted"` when
-    spent + that is, else `"contended"`.  One that waiting cannot cure speaks before any `"contended"` one, wherever it
-    stands in the order.  `needed` is what the smallest acceptable cap takes; in a contended account that is `floor_cap`.
-    A newcomer refused only because others wait in line before it is `"contended"` too, and may need less than is left.
-    """
-
-    account: Account
-    unit: Unit
-    limit: int
-    spent: int
-    reserved: int
-    needed: int
-    kind: Kind
-
-
-Answer = Grant | Shortfall
-
-
-@attrs.define(eq=False, kw_only=True)
-class Ticket:
-    """A place in the line for money, handed out by `Ledger.park`.
-
-    `answer` is None until a grant was made in the waiter's name, or a Shortfall says that waiting became useless.
-    """
-
-    hold_id: int
-    answer: Answer | None = None
-
-
-@attrs.frozen
-class Snapshot:
-    """What a ledger knows at one instant: each call is in exactly one of the three.
-
-    Attributes:
-        rows: Of calls that ended, in the order they ended.
-        in_flight: `(call, grant)` of every hold that is HELD, as given to and answered by `reserve`.
-        totals: What rows became that are no longer kept one by one: sums per key, as the ledger's `fold` made them.
-    """
-
-    rows: list[Any]
-    in_flight: list[tuple[Any, Grant]]
-    totals: dict[Hashable, tuple[int, ...]]
+__all__ = [
+    "NO_LIMIT",
+    "Account",
+    "Answer",
+    "Balance",
+    "Control",
+    "Grain",
+    "Grant",
+    "Ledger",
+    "Need",
+    "RowForm",
+    "Shortfall",
+    "Snapshot",
+    "Span",
+    "Sum",
+    "Ticket",
+    "View",
+    "WindowClosed",
+    "cap_within",
+    "open_ledger",
+    "with_slack",
+]
 
 
 class Ledger(abc.ABC):
     """What every store of money can do.  Safe to call from any thread, finalizer and signal handler's thread.
 
-    Required: `reserve`, `extend`, `settle`, `release`, `expire`, `adjust`, `balance`, `forget`, `add_row`, `snapshot`.
+    Required: `reserve`, `extend`, `settle`, `release`, `charge`, `expire`, `adjust`, `balance`, `forget`, `add_row`,
+    `snapshot`; for standing budgets `view`, `accounts`, `control`, `top_up`, `reset`; for reports `rows`, `tally`.
     Optional: `settle_later` and `release_later` (for finalizers), `park`, `unpark` and `still_hopeful` (a line for
-    money), `flush`, `close`.
+    money), `last_view`, `learn` and `learnt`, `prune` and `keep`, `flush`, `retire`, `close`.
 
     Amounts are ints, 0 or more and below 2**63; any other is a ValueError before anything changes.  `hold_id` is an int
     that no other call of this ledger uses.  `call` and `row` are the caller's objects: kept, handed back, never read,
     but for `call.idle_seconds(now)` where there is such a method.
     """
 
-    #: True where operations do network or disk I/O: an event loop must not call them on its own thread.
+    #: True where operations do network or disk I/O: an event loop must not call them on its own thread.  Those that end or
+    #: note something never wait for it: `settle`, `release`, `charge`, `add_row`, `learn`, what has `_later` in its name,
+    #: `last_view`, `now_seconds`, `unpark`.
     blocking: ClassVar[bool] = False
 
     @classmethod
     @abc.abstractmethod
-    def open(cls, url: str, **options: Any) -> Ledger:
-        """Open the store at `url`; ValueError for a URL or option it does not know."""
+    def open(cls, url: str, *, form: RowForm | None = None, **options: Any) -> Ledger:
+        """Open the store at `url`.
+
+        Raises:
+            ValueError: a URL or option it does not know, a file that is no such store, a newer schema.
+            LedgerUnavailable: the store can't be reached.
+        """
+
+    def now_seconds(self) -> float:
+        """Epoch seconds by the clock that decides about windows; what was last known of it, without asking."""
+        return time.time()
 
     @abc.abstractmethod
     def reserve(
@@ -199,6 +117,8 @@ class Ledger(abc.ABC):
     ) -> Answer:
         """Hold the bound of one call in all `accounts`, or in none.
 
+        Looks in this order: was the id used before, are all windows open, is an account killed, does it fit.
+
         Args:
             accounts: In the order in which they speak when short.  Empty: the hold counts only as a call in flight.
                 The same key twice is held once.  An account unknown so far starts with nothing spent.
@@ -209,6 +129,10 @@ class Ledger(abc.ABC):
         Returns:
             The Grant; for a `hold_id` that was granted before, that grant again (ended or not), unchanged but for
             `extend`.  Or the Shortfall; that id was not used then, and may be tried again.
+
+        Raises:
+            WindowClosed: not starts_at <= now < ends_at for an account, forced or not; nothing was held.
+            LedgerUnavailable: the store did not answer; what it may have held of this id is given back.
         """
 
     @abc.abstractmethod
@@ -216,7 +140,8 @@ class Ledger(abc.ABC):
         """Grow a hold by one more attempt, in all its accounts or in none.  Calls do not grow.
 
         Does not wait in line: it already holds money others wait for.  The accounts in `forced` do not refuse, and only they:
-        an account that let the hold past its limit once is asked again.
+        an account that let the hold past its limit once is asked again.  Goes by the limits in force now; a killed account
+        refuses, also where it is forced; a window that is over does not.
 
         Returns:
             A Grant with all that is held now, or a Shortfall whose `needed` is the growth.  None where `hold_id` is not
@@ -233,6 +158,16 @@ class Ledger(abc.ABC):
 
         Returns:
             False, and nothing changed, where the hold already ended, is unknown or was inherited by a forked child.
+        """
+
+    @abc.abstractmethod
+    def charge(
+        self, hold_id: int, accounts: Sequence[Account], usd_nanos: int, tokens: int, calls: int = 1, row: Any = None
+    ) -> None:
+        """Charge what was spent without a hold; never refused.  What it takes past a limit in force is debt.
+
+        For what is known only afterwards: whether a window is over or an account killed does not matter.  Nothing happens for
+        a `hold_id` that was used before; one that is used here has ended.
         """
 
     @abc.abstractmethod
@@ -263,13 +198,66 @@ class Ledger(abc.ABC):
         """
 
     @abc.abstractmethod
-    def adjust(self, adjust_id: Hashable, accounts: Sequence[Account], usd_nanos: int, tokens: int, calls: int) -> bool:
+    def adjust(
+        self,
+        adjust_id: Hashable,
+        accounts: Sequence[Account],
+        usd_nanos: int,
+        tokens: int,
+        calls: int,
+        row: Any = None,
+    ) -> bool:
         """Correct what was spent, up or down: recorded by hand, refunded, billed otherwise.
 
-        Amounts are signed.  Spent never falls below 0.  What an increase takes past the limit becomes debt.
+        Amounts are signed.  Spent never falls below 0.  What an increase takes past the limit in force becomes debt.  Windows
+        that are over are corrected too.  The adjustment leaves `row` (None: none).
 
         Returns:
             False, and nothing changed, where `adjust_id` was used before, as far as the ledger remembers.
+        """
+
+    # Standing budgets
+
+    @abc.abstractmethod
+    def view(self, account: Account) -> View:
+        """What the account holds now, and its limits in force; where the ledger never saw it, zeros and those limits."""
+
+    def last_view(self, account: Account) -> View | None:
+        """As `view`, but as last seen by this process, without asking the store; None where it never saw it."""
+        return self.view(account)
+
+    @abc.abstractmethod
+    def accounts(self, prefix: str) -> list[tuple[str, View]]:
+        """Keys and views of the accounts whose key is a string that begins with `prefix`, in no order.
+
+        Their own limits, and the keys of their controls, are those of the last hold; where the ledger never saw one,
+        `NO_LIMIT` and none.  Accounts of windows that are over are among them as long as the ledger keeps them.
+        """
+
+    @abc.abstractmethod
+    def control(self, entry_id: str, key: str, said: Control) -> bool:
+        """Put `said` in force under `key`, over what was said there before, for all who share the ledger at once.
+
+        Changes no balance.  Kept as an entry, under an id that no other entry and no adjustment has.  False, and nothing
+        changed, where `entry_id` was used before, as far as the ledger remembers.
+        """
+
+    @abc.abstractmethod
+    def controls(self) -> dict[str, Control]:
+        """What is in force, by key."""
+
+    @abc.abstractmethod
+    def top_up(self, entry_id: str, account: Account, usd_nanos: int, tokens: int, calls: int) -> bool:
+        """Put so much on top of the limits in force of this one account, and so of its window; once for each `entry_id`.
+
+        Top-ups add up, and last as long as the account, also through `reset`.  On top of `NO_LIMIT` there is nothing.
+        """
+
+    @abc.abstractmethod
+    def reset(self, entry_id: str, account: Account) -> bool:
+        """Set spent and debt of the account to 0, in one step; what is held stays held.  Once for each `entry_id`.
+
+        What ends or is corrected afterwards never takes spent or debt below 0.
         """
 
     @abc.abstractmethod
@@ -291,9 +279,25 @@ class Ledger(abc.ABC):
     def snapshot(self) -> Snapshot:
         """Rows, calls in flight and totals of one instant.  Holds that expired are rows, if `expire` made them one."""
 
-    def rows(self) -> list[Any]:
-        """The rows of a `snapshot`."""
-        return self.snapshot().rows
+    @abc.abstractmethod
+    def rows(self, since_seconds: float | None = None, *, dearest_first: bool = False) -> Iterator[Any]:
+        """Rows of calls that ended, in the order they ended, or those first that cost most (the first of their `sums`).
+
+        Args:
+            since_seconds: Only those that began then or later; epoch seconds.
+        """
+
+    @abc.abstractmethod
+    def tally(
+        self, since_seconds: float | None = None, grain: Grain = "ever", zone: tzinfo | None = None
+    ) -> Iterable[Sum]:
+        """What all rows come to, those that are no longer kept one by one too, by place and span of time.
+
+        Args:
+            since_seconds: Only what began then or later; of sums that are less exact, those whose span does.
+            grain: How exactly the caller needs to know the time; answers may be more exact, or less where rows are gone.
+            zone: Whose hours and days are meant; None: UTC.
+        """
 
     def in_flight(self) -> list[tuple[Any, Grant]]:
         """The calls in flight of a `snapshot`."""
@@ -326,7 +330,11 @@ class Ledger(abc.ABC):
         Returns:
             The Grant.  A Shortfall where waiting is useless: kind exhausted or oversized, or contended where what is
             needed is held by this owner, by a ring of waiters or by calls that stand still (`idle_seconds(now) >= 1`).
-            Else a Ticket.  A ledger without a line answers as `reserve` does.
+            Else a Ticket; where a window closes meanwhile, its answer becomes a contended Shortfall, and whoever asks anew
+            asks the window of then.  A ledger without a line answers as `reserve` does.
+
+        Raises:
+            WindowClosed, LedgerUnavailable: as `reserve`.
         """
         return self.reserve(hold_id, accounts, need, owner=owner, call=call, forced=forced, ttl_seconds=ttl_seconds)
 
@@ -344,16 +352,42 @@ class Ledger(abc.ABC):
         """
         return ticket.answer is not None
 
+    def learn(self, key: str, bucket: int) -> None:
+        """Count one more answer of `bucket` under `key`, for programs that start later.  A lost one does no harm."""
+
+    def learnt(self) -> Mapping[str, Mapping[int, int]]:
+        """All that was learnt, as far as it is kept: counts by bucket, by key.  Of the older ones a part is forgotten."""
+        return {}
+
+    def prune(self, before_seconds: float) -> int:
+        """Let go of single rows that ended before then, and say how many; sums keep all that they came to.
+
+        A ledger that does not note when rows end goes by when they began.
+        """
+        return 0
+
+    def keep(self, seconds: float) -> None:
+        """`prune` rows that ended longer ago than that, now and from time to time."""
+        self.prune(self.now_seconds() - seconds)
+
     def flush(self, timeout: float | None = None) -> bool:
         """Write what is queued; False where that took longer than `timeout` seconds."""
         return True
+
+    def retire(self) -> None:
+        """No call will begin here any more: `close` some time after those in flight have ended."""
 
     def close(self) -> None:
         """Flush and let go of the store; a closed ledger is not used again."""
 
 
 #: Where the ledgers of this package live, by URL scheme.  Others are found by the entry point group `farebox.ledgers`.
-_BUILT_IN: Final = {"memory": "farebox.ledgers.memory:MemoryLedger"}
+_BUILT_IN: Final = {
+    "memory": "farebox.ledgers.memory:MemoryLedger",
+    "sqlite": "farebox.ledgers.sqlite:SqliteLedger",
+    "redis": "farebox.ledgers.redis:RedisLedger",
+    "rediss": "farebox.ledgers.redis:RedisLedger",
+}
 
 
 def open_ledger(url: str, **options: Any) -> Ledger:

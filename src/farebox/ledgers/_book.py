@@ -4,46 +4,60 @@ A signal or an async exception may cut short any Python code, also between two l
 operation first computes all new tuples and then puts them in place with a single `dict.update`, which runs in C and is
 not cut: balances and the hold change together or not at all, and the hold turns into its row in the same instant.
 
-    entries    account key            (spent, reserved, debt) x (usd, tokens, calls), open holds
+    entries    account key            (spent, reserved, debt) x (usd, tokens, calls), open holds,
+                                       put on top of its limits, account as last held
                hold id                (HELD, grant, accounts, owner, call, deadline, forced,
                                        what it was let past the limit, by account key)
                                       (SETTLED | RELEASED | CORRECTED, grant, row)
                                       (EXPIRED, grant, row, accounts)
-               (_ADJUSTED, id)        (ADJUSTED, None, None)
+               (_ENTERED, id)         (ENTERED, None, row), of adjustments and of what people said
                object()               (ADDED, None, row)
-               _TOTALS                {key: sums} of rows that are gone
+               TOTALS                 {key: sums} of rows that are gone
+               CONTROLS               {key: what is in force under it}
 
-`held` and `ended` are indexes into them.  They are filled before the entries are and cleaned after, so where an operation
-was cut short they may name too much, never too little; who reads them asks the entries.
+`held`, `ended.keys` and `closings.ends` are indexes into them.  They are filled before the entries are and cleaned after, so where an
+operation was cut short they may name too much, never too little; who reads them asks the entries.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from farebox._money import MOST_NANOS
-from farebox.ledgers import Account, Answer, Grant, Need, Shortfall, Snapshot, with_slack
-from farebox.ledgers._fitting import EMPTY, Amounts, amounts_of, past, pick_cap, shortfall, would_fit
-from farebox.ledgers._totals import Coarsen, Fold, Totals, plus, shrink
+from farebox.ledgers import (
+    Account,
+    Answer,
+    Control,
+    Grant,
+    Need,
+    Shortfall,
+    Snapshot,
+    WindowClosed,
+    with_slack,
+)
+from farebox.ledgers._closings import Closings
+from farebox.ledgers._ended import ADDED, CORRECTED, ENTERED, EXPIRED, HELD, SETTLED, TOTALS, Ended
+from farebox.ledgers._fitting import (
+    EMPTY,
+    NOTHING,
+    UNCHANGED,
+    Amounts,
+    amounts_of,
+    check_key,
+    limits_of,
+    past,
+    pick_cap,
+    shortfall,
+    would_fit,
+)
+from farebox.ledgers._terms import CONTROLS, Terms
+from farebox.ledgers._totals import Coarsen, Fold
 from farebox.ledgers._waiting import NEWCOMER, Line, OpenHold, Parked, behind, is_contended, prospects
 
-HELD: Final = "held"
-SETTLED: Final = "settled"
-RELEASED: Final = "released"
-EXPIRED: Final = "expired"
-CORRECTED: Final = "corrected"
-ADJUSTED: Final = "adjusted"
-ADDED: Final = "added"
+_ENTERED: Final = object()
 
-_FOLDED: Final = "folded"
-_TOTALS: Final = object()
-_ADJUSTED: Final = object()
-
-#: Rows folded at a time: amortises the copy of the totals, and is short enough for one call to pay.
-_FOLD_AT_ONCE: Final = 64
 _FIRST: Final = -1  # a place in front of everybody
 
 _tuple = tuple.__new__
@@ -53,30 +67,36 @@ class Book:
     """What a memory ledger knows, and everything that happens to it under the ledger's lock."""
 
     def __init__(
-        self, keep_rows: int, keep_totals: int, fold: Fold, coarsen: Coarsen, clock: Callable[[], float]
+        self,
+        keep_rows: int,
+        keep_totals: int,
+        fold: Fold,
+        coarsen: Coarsen,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
     ) -> None:
-        self._options = (keep_rows, keep_totals, fold, coarsen, clock)
-        self._keep_rows = keep_rows
-        self._keep_totals = keep_totals
-        self._fold = fold
-        self._coarsen = coarsen
+        self._options = (keep_rows, keep_totals, fold, coarsen, clock, wall_clock)
         self._clock = clock
-        self._fold_above = keep_rows + min(_FOLD_AT_ONCE, keep_rows // 8)
-        self.entries: dict[Any, Any] = {_TOTALS: {}}
+        self.entries: dict[Any, Any] = {}
+        self.ended = Ended(self.entries, keep_rows, keep_totals, fold, coarsen)
+        self.terms = Terms(self.entries)
+        self.closings = Closings(self.entries, wall_clock)
         self.held: dict[int, None] = {}
-        self.ended: deque[Any] = deque()
         self.forgotten: set[Any] = set()
         self.line = Line()
         self.queues = self.line.queues
         self.wakes: deque[Callable[[], None]] = deque()
 
     def inherited(self) -> Book:
-        """The book of a forked child: what was spent, but none of the holds, rows and waiters, which are the parent's."""
+        """The book of a forked child: what was spent and said, but no holds, rows and waiters, which are the parent's."""
         child = Book(*self._options)
         for key, was in self.entries.items():
-            if key is not _TOTALS and len(was) == len(EMPTY):
-                su, _, du, st, _, dt, sc, _, dc, _ = was
-                child.entries[key] = (su, 0, du, st, 0, dt, sc, 0, dc, 0)
+            if key is not TOTALS and key is not CONTROLS and len(was) == len(EMPTY):
+                su, _, du, st, _, dt, sc, _, dc, _, on_top, known = was
+                child.entries[key] = (su, 0, du, st, 0, dt, sc, 0, dc, 0, on_top, known)
+        child.entries[CONTROLS] = self.entries[CONTROLS]
+        child.terms.has_any = self.terms.has_any
+        child.closings.ends.update(self.closings.ends)
         return child
 
     # Reserve, extend
@@ -96,10 +116,21 @@ class Book:
         entries = self.entries
         if hold_id in entries:
             return entries[hold_id][1]  # type: ignore[no-any-return]  # whatever became of the hold since
+        # What people said, and when.
+        for account in accounts:
+            if account.ends_at is not None or account.starts_at is not None:
+                self.closings.check(accounts)
+                break
+        in_force = UNCHANGED
+        if self.terms.has_any:
+            killed = self.terms.killed(accounts, need.usd_nanos(need.least_cap))
+            if killed is not None:
+                return killed
+            in_force = self.terms.in_force(accounts)
         # What it takes.
         fixed_usd, usd_rate, fixed_tokens, token_rate, calls, least_cap, _, cap, _, share = need
         if share or least_cap != cap:
-            picked = pick_cap(entries, accounts, need, forced)
+            picked = pick_cap(entries, accounts, need, forced, in_force)
             if isinstance(picked, Shortfall):
                 return picked
             cap = picked
@@ -114,30 +145,33 @@ class Book:
             key = account.key
             was = entries.get(key)
             if was is None:
-                _check_key(key)
+                check_key(key)
                 was = EMPTY
-            su, ru, du, st, rt, dt, sc, rc, dc, open_holds = was
+            su, ru, du, st, rt, dt, sc, rc, dc, open_holds, on_top, _ = was
             ru += usd
             rt += tokens
             rc += calls
-            if su + ru > account.limit_usd_nanos or st + rt > account.limit_tokens or sc + rc > account.limit_calls:
+            limit_usd, limit_tokens, limit_calls = account.limit_usd_nanos, account.limit_tokens, account.limit_calls
+            if in_force:
+                limit_usd, limit_tokens, limit_calls = in_force[key]
+            if su + ru > limit_usd or st + rt > limit_tokens or sc + rc > limit_calls:
                 if account not in forced:
                     least, floor = amounts_of(need, need.least_cap), amounts_of(need, need.floor_cap)
-                    short = shortfall(entries, accounts, forced, least, floor)
+                    short = shortfall(entries, accounts, forced, least, floor, in_force=in_force)
                     assert short is not None
                     return short
                 over = (
-                    past(was[0] + was[1], usd, account.limit_usd_nanos),
-                    past(was[3] + was[4], tokens, account.limit_tokens),
-                    past(was[6] + was[7], calls, account.limit_calls),
+                    past(was[0] + was[1], usd, limit_usd),
+                    past(was[3] + was[4], tokens, limit_tokens),
+                    past(was[6] + was[7], calls, limit_calls),
                 )
                 du, dt, dc = du + over[0], dt + over[1], dc + over[2]
                 let_past[key] = over
-            changes[key] = (su, ru, du, st, rt, dt, sc, rc, dc, open_holds + 1)
+            changes[key] = (su, ru, du, st, rt, dt, sc, rc, dc, open_holds + 1, on_top, account)
         if self.queues:
             first = self.line.behind_whom(accounts, (usd, tokens, calls), forced, place)
             if first is not None:
-                return behind(first, entries.get(first.at, EMPTY), (usd, tokens, calls))
+                return behind(first, entries.get(first.at, EMPTY), (usd, tokens, calls), in_force)
         # Hold it.
         grant: Grant = _tuple(Grant, (cap, usd, tokens, calls))
         deadline = None if ttl_seconds is None else self._clock() + ttl_seconds
@@ -153,23 +187,25 @@ class Book:
         _, held, accounts, owner, call, deadline, let_in_by, let_past = record
         let_past = dict(let_past)
         more = (usd, tokens, 0)
-        short = shortfall(self.entries, accounts, forced, more, more, own=held[1:])
+        killed, in_force = self.terms.killed(accounts, usd), self.terms.in_force(accounts)
+        short = killed or shortfall(self.entries, accounts, forced, more, more, own=held[1:], in_force=in_force)
         if short is not None:
             return short
         grant = Grant(held.cap, held.usd_nanos + usd, held.tokens + tokens, held.calls)
         changes: dict[Any, Any] = {hold_id: (HELD, grant, accounts, owner, call, deadline, let_in_by, let_past)}
-        for account in accounts:
-            su, ru, du, st, rt, dt, sc, rc, dc, open_holds = self.entries[account.key]
+        for key, account in {account.key: account for account in accounts}.items():
+            su, ru, du, st, rt, dt, sc, rc, dc, *others = self.entries[key]
             if account in forced:
-                over = past(su + ru, usd, account.limit_usd_nanos), past(st + rt, tokens, account.limit_tokens)
+                limits = limits_of(account, in_force)
+                over = past(su + ru, usd, limits[0]), past(st + rt, tokens, limits[1])
                 du, dt = du + over[0], dt + over[1]
-                before = let_past.get(account.key, (0, 0, 0))
-                let_past[account.key] = (before[0] + over[0], before[1] + over[1], before[2])
-            changes[account.key] = (su, ru + usd, du, st, rt + tokens, dt, sc, rc, dc, open_holds)
+                before = let_past.get(key, NOTHING)
+                let_past[key] = (before[0] + over[0], before[1] + over[1], before[2])
+            changes[key] = (su, ru + usd, du, st, rt + tokens, dt, sc, rc, dc, *others)
         self.entries.update(changes)
         return grant
 
-    # Settle, release, expire, adjust
+    # Settle, release, expire
 
     def end(self, hold_id: int, usd: int, tokens: int, calls: int, row: Any, state: str) -> bool:
         """The one way a hold ends.  `state` EXPIRED keeps its accounts, to be corrected later."""
@@ -189,7 +225,7 @@ class Book:
         changes: dict[Any, Any] = {}
         for account in accounts:
             key = account.key
-            su, ru, du, st, rt, dt, sc, rc, dc, open_holds = entries[key]
+            su, ru, du, st, rt, dt, sc, rc, dc, open_holds, on_top, known = entries[key]
             changes[key] = (
                 su + usd,
                 ru - held_usd,
@@ -201,17 +237,19 @@ class Book:
                 rc - held_calls,
                 dc + more_calls,
                 open_holds - 1,
+                on_top,
+                known,
             )
         for key in let_past:
-            # What its bound was let past the limit, and it did not use, is no debt.
+            # What its bound was let past the limit, and it did not use, is no debt; what a reset took away already is none.
             past_usd, past_tokens, past_calls = let_past[key]
-            su, ru, du, st, rt, dt, sc, rc, dc, open_holds = changes[key]
-            du -= max(0, min(past_usd, held_usd - usd))
-            dt -= max(0, min(past_tokens, held_tokens - tokens))
-            dc -= max(0, min(past_calls, held_calls - calls))
-            changes[key] = (su, ru, du, st, rt, dt, sc, rc, dc, open_holds)
+            su, ru, du, st, rt, dt, sc, rc, dc, *others = changes[key]
+            du = max(0, du - max(0, min(past_usd, held_usd - usd)))
+            dt = max(0, dt - max(0, min(past_tokens, held_tokens - tokens)))
+            dc = max(0, dc - max(0, min(past_calls, held_calls - calls)))
+            changes[key] = (su, ru, du, st, rt, dt, sc, rc, dc, *others)
         changes[hold_id] = (state, grant, row) if state is not EXPIRED else (EXPIRED, grant, row, accounts)
-        self.ended.append(hold_id)
+        self.ended.keys.append(hold_id)
         entries.update(changes)
         self.held.pop(hold_id, None)
         # Whoever lives off the change.
@@ -219,8 +257,8 @@ class Book:
             self.drop_forgotten()
         if self.queues:
             self._hand_over([account.key for account in accounts])
-        if len(self.ended) > self._fold_above:
-            self._fold_oldest()
+        if len(self.ended.keys) > self.ended.most:
+            self.ended.fold_oldest()
         return True
 
     def _correct(self, hold_id: int, actual: Amounts, row: Any) -> bool:
@@ -231,12 +269,12 @@ class Book:
         for account in accounts:
             was = self.entries.get(account.key)
             if was is not None:  # it may be forgotten by now
-                su, ru, du, st, rt, dt, sc, rc, dc, open_holds = was
+                su, ru, du, st, rt, dt, sc, rc, dc, *others = was
                 changes[account.key] = (
                     *(max(0, su + usd), ru, du + max(0, usd)),
                     *(max(0, st + tokens), rt, dt + max(0, tokens)),
                     *(max(0, sc + calls), rc, dc + max(0, calls)),
-                    open_holds,
+                    *others,
                 )
         changes[hold_id] = (CORRECTED, grant, row)
         self.entries.update(changes)
@@ -254,28 +292,80 @@ class Book:
                 expired += self.end(hold_id, usd, tokens, calls, row, EXPIRED)
         return expired
 
-    def adjust(self, adjust_id: Hashable, accounts: Sequence[Account], usd: int, tokens: int, calls: int) -> bool:
-        key = (_ADJUSTED, adjust_id)
+    # What needs no hold
+
+    def charge(self, hold_id: int, accounts: Sequence[Account], amounts: Amounts, row: Any) -> None:
+        if hold_id not in self.entries:
+            changes = self._spend(accounts, amounts)
+            changes[hold_id] = (SETTLED, Grant(0, *amounts), row)
+            self._enter(hold_id, changes, [account.key for account in accounts])
+
+    def adjust(self, adjust_id: Hashable, accounts: Sequence[Account], amounts: Amounts, row: Any) -> bool:
+        """As `charge`, but amounts may be negative."""
+        key = (_ENTERED, adjust_id)
         if key in self.entries:
             return False
+        changes = self._spend(accounts, amounts)
+        changes[key] = (ENTERED, None, row)
+        self._enter(key, changes, [account.key for account in accounts])
+        return True
+
+    def control(self, entry_id: str, key: str, said: Control) -> bool:
+        entry = (_ENTERED, entry_id)
+        if entry in self.entries:
+            return False
+        before = self.terms.said()
+        controls = {**before, key: said.over(before.get(key, Control()))}
+        self.terms.has_any = True
+        # Anybody in line may be let in by it, or have to go.
+        self._enter(entry, {CONTROLS: controls, entry: (ENTERED, None, None)}, list(self.queues))
+        return True
+
+    def top_up(self, entry_id: str, account: Account, amounts: Amounts) -> bool:
+        self.terms.has_any = True
+        return self._change(entry_id, account, lambda was: (*was[:10], _sum(was[10], amounts), was[11]))
+
+    def reset(self, entry_id: str, account: Account) -> bool:
+        return self._change(
+            entry_id, account, lambda was: (0, was[1], 0, 0, was[4], 0, 0, was[7], 0, was[9], was[10], was[11])
+        )
+
+    def _change(self, entry_id: str, account: Account, change: Callable[[Any], Any]) -> bool:
+        """Change one account, under an id that is used once."""
+        entry = (_ENTERED, entry_id)
+        if entry in self.entries:
+            return False
+        self.closings.note([account])
+        changed = change(self.entries.get(account.key, EMPTY))
+        self._enter(entry, {account.key: changed, entry: (ENTERED, None, None)}, [account.key])
+        return True
+
+    def _spend(self, accounts: Sequence[Account], amounts: Amounts) -> dict[Any, Any]:
+        """The accounts with `amounts` more spent; what these take past the limits in force is debt."""
+        usd, tokens, calls = amounts
+        self.closings.note(accounts)
+        in_force = self.terms.in_force(accounts)
         changes: dict[Any, Any] = {}
         for account in accounts:
-            _check_key(account.key)
-            su, ru, du, st, rt, dt, sc, rc, dc, open_holds = self.entries.get(account.key, EMPTY)
+            su, ru, du, st, rt, dt, sc, rc, dc, *others = self.entries.get(account.key, EMPTY)
+            limits = limits_of(account, in_force)
             changes[account.key] = (
-                *(max(0, su + usd), ru, du + past(su + ru, usd, account.limit_usd_nanos)),
-                *(max(0, st + tokens), rt, dt + past(st + rt, tokens, account.limit_tokens)),
-                *(max(0, sc + calls), rc, dc + past(sc + rc, calls, account.limit_calls)),
-                open_holds,
+                *(max(0, su + usd), ru, du + past(su + ru, usd, limits[0])),
+                *(max(0, st + tokens), rt, dt + past(st + rt, tokens, limits[1])),
+                *(max(0, sc + calls), rc, dc + past(sc + rc, calls, limits[2])),
+                *others,
             )
-        changes[key] = (ADJUSTED, None, None)
-        self.ended.append(key)
+        return changes
+
+    def _enter(self, key: Any, changes: Mapping[Any, Any], touched: Iterable[Any]) -> None:
+        """Put `changes` in place, `key` with its row among them, and do for the accounts `touched` what follows."""
+        self.ended.keys.append(key)
         self.entries.update(changes)
         if self.queues:
-            self._hand_over([account.key for account in accounts])
-        if len(self.ended) > self._fold_above:
-            self._fold_oldest()
-        return True
+            self._hand_over(touched)
+        self.closings.drop_closed()
+        if len(self.ended.keys) > self.ended.most:
+            self.ended.fold_oldest()
 
     def drop_forgotten(self) -> None:
         """Drop the accounts nobody holds anything of any more."""
@@ -283,8 +373,8 @@ class Book:
             was = self.entries.get(key, EMPTY)
             if len(was) != len(EMPTY):
                 self.forgotten.discard(key)  # no account at all
-            elif was[-1] == 0:
-                self.entries.pop(key, None)
+            elif was[9] == 0:
+                self.closings.drop(key)
                 self.forgotten.discard(key)
 
     # The line
@@ -292,11 +382,26 @@ class Book:
     def try_for(self, ticket: Parked) -> Answer:
         """Reserve for a ticket; past those before it, where they wait for what its own owner holds."""
         answer = self._reserve_for(ticket, ticket.place)
-        if is_contended(answer) and would_fit(self.entries, ticket.accounts, ticket.need, ticket.forced, {}):
+        in_force = self.terms.in_force(ticket.accounts)
+        if is_contended(answer) and would_fit(self.entries, ticket.accounts, ticket.need, ticket.forced, {}, in_force):
             ahead = set(self.line.ahead(ticket.accounts, ticket.forced, ticket.place))
             if not ahead.issubset(self._prospects(ticket)):
                 answer = self._reserve_for(ticket, _FIRST)
         return answer
+
+    def try_again(self, ticket: Parked) -> bool:
+        """Reserve for one in line if there is room by now; False where it is of no use to wait on."""
+        try:
+            answer = self.try_for(ticket)
+        except WindowClosed:
+            ticket.answer = ticket.short
+        else:
+            if is_contended(answer):
+                self.line.stand(ticket, answer)
+                return self.is_hopeful(ticket)
+            ticket.answer = answer
+        self.leave_line(ticket)
+        return True
 
     def is_hopeful(self, ticket: Parked) -> bool:
         return any(reached is ticket for reached in self._prospects(ticket))
@@ -325,7 +430,9 @@ class Book:
         holds: list[OpenHold] = [
             (accounts, grant[1:], owner, call) for _, (_, grant, accounts, owner, call, *_) in self.open_holds()
         ]
-        return prospects(ticket, self.line.tickets.values(), holds, self.entries, self._clock())
+        tickets = self.line.tickets.values()
+        in_force = self.terms.in_force(account for other in (ticket, *tickets) for account in other.accounts)
+        return prospects(ticket, tickets, holds, self.entries, self._clock(), in_force)
 
     def _hand_over(self, keys: Iterable[Any]) -> None:
         """Reserve for those who wait for these accounts and fit now; whoever has the lock wakes them after it."""
@@ -336,18 +443,14 @@ class Book:
 
     def add_row(self, row: Any) -> None:
         key = object()
-        self.ended.append(key)
+        self.ended.keys.append(key)
         self.entries[key] = (ADDED, None, row)
-        if len(self.ended) > self._fold_above:
-            self._fold_oldest()
+        if len(self.ended.keys) > self.ended.most:
+            self.ended.fold_oldest()
 
     def snapshot(self) -> Snapshot:
-        records = [self.entries[key] for key in dict.fromkeys(self.ended) if key in self.entries]
-        return Snapshot(
-            rows=[record[2] for record in records if record[0] is not HELD and record[2] is not None],
-            in_flight=[(record[4], record[1]) for _, record in self.open_holds()],
-            totals=dict(self.entries[_TOTALS]),
-        )
+        in_flight = [(record[4], record[1]) for _, record in self.open_holds()]
+        return Snapshot(rows=self.ended.rows(), in_flight=in_flight, totals=self.ended.totals())
 
     def open_holds(self) -> list[tuple[int, Any]]:
         """Ids and records of all that is HELD, oldest first."""
@@ -360,41 +463,6 @@ class Book:
                 del self.held[hold_id]
         return found
 
-    def _fold_oldest(self) -> None:
-        """Rows turn into totals in one step, and only then leave the entries."""
-        entries, ended = self.entries, self.ended
-        totals: Totals = dict(entries[_TOTALS])
-        changes: dict[Any, Any] = {}
-        oldest = list(islice(ended, min(len(ended) - self._keep_rows, 2 * _FOLD_AT_ONCE)))
-        for key in dict.fromkeys(oldest):
-            record = entries.get(key)
-            if record is None or record[0] is HELD or record[0] is _FOLDED:
-                continue
-            if record[2] is not None:
-                try:
-                    total, sums = self._fold(record[2])
-                    plus(totals, total, sums)
-                except Exception:
-                    ended.append(key)  # stays a row
-                    continue
-            changes[key] = (_FOLDED, record[1], None)
-        if len(totals) > self._keep_totals:
-            shrink(totals, self._keep_totals, self._coarsen)
-        changes[_TOTALS] = totals
-        entries.update(changes)
-        for key in oldest:
-            record = entries.get(key)
-            if record is not None and record[0] is _FOLDED:
-                del entries[key]
-            ended.popleft()
-
-
-def _check_key(key: Any) -> None:
-    if isinstance(key, int):
-        raise ValueError(
-            f"account key {key!r} is an int, and ints are the ids of holds; use a string, tuple or object()"
-        )
-
 
 def check_amounts(usd_nanos: Any, tokens: Any, calls: Any) -> None:
     """ValueError unless all are ints, 0 or more and below 2**63: one look at the bits of all three."""
@@ -406,3 +474,7 @@ def check_amounts(usd_nanos: Any, tokens: Any, calls: Any) -> None:
     raise ValueError(
         f"usd_nanos={usd_nanos!r}, tokens={tokens!r}, calls={calls!r}: amounts are ints, 0 or more and at most {MOST_NANOS}"
     )
+
+
+def _sum(one: Amounts, other: Amounts) -> Amounts:
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2]

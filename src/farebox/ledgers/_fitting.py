@@ -1,7 +1,8 @@
 """Whether a need fits its accounts, with which output cap, and why not: arithmetic on balances, no state.
 
-A balance is a tuple of ten ints: (spent, reserved, debt) in usd nanodollars, then in tokens, then in calls, then the
-number of holds open on the account.  `balances` maps account keys to them; an account that is missing is `EMPTY`.
+A balance is a tuple: (spent, reserved, debt) in usd nanodollars, then in tokens, then in calls, the number of holds open
+on the account, what was put on top of its limits, and the account as last held.  `balances` maps account keys to them; an
+account that is missing is `EMPTY`.  `in_force` maps account keys to limits that are others than the account's own.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from typing import Any, Final
 from farebox.errors import Unit
 from farebox.ledgers import NO_LIMIT, Account, Need, Shortfall, cap_within
 
-BalanceTuple = tuple[int, int, int, int, int, int, int, int, int, int]
 Amounts = tuple[int, int, int]
+BalanceTuple = tuple[int, int, int, int, int, int, int, int, int, int, Amounts, Account | None]
+Limits = Mapping[Any, Amounts]
 
-EMPTY: Final[BalanceTuple] = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 NOTHING: Final[Amounts] = (0, 0, 0)
+EMPTY: Final[BalanceTuple] = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NOTHING, None)
+#: Nobody has changed a limit.
+UNCHANGED: Final[Limits] = {}
 UNITS: Final[tuple[Unit, Unit, Unit]] = ("usd", "tokens", "calls")
 
 
@@ -25,8 +29,15 @@ def amounts_of(need: Need, cap: int) -> Amounts:
     return need.usd_nanos(cap), need.tokens(cap), need.calls
 
 
-def limits_of(account: Account) -> Amounts:
-    return account.limit_usd_nanos, account.limit_tokens, account.limit_calls
+def limits_of(account: Account, in_force: Limits = UNCHANGED) -> Amounts:
+    return in_force.get(account.key) or (account.limit_usd_nanos, account.limit_tokens, account.limit_calls)
+
+
+def check_key(key: Any) -> None:
+    if isinstance(key, int):
+        raise ValueError(
+            f"account key {key!r} is an int, and ints are the ids of holds; use a string, tuple or object()"
+        )
 
 
 def past(before: int, more: int, limit: int) -> int:
@@ -41,6 +52,7 @@ def shortfall(
     least: Amounts,
     floor: Amounts,
     own: Amounts = NOTHING,
+    in_force: Limits = UNCHANGED,
 ) -> Shortfall | None:
     """Who is short, or None: `floor` must fit where others hold some of the unit, `least` where nobody does.
 
@@ -51,7 +63,7 @@ def shortfall(
         if account in forced:
             continue
         balance = balances.get(account.key, EMPTY)
-        for i, limit in enumerate(limits_of(account)):
+        for i, limit in enumerate(limits_of(account, in_force)):
             spent, reserved, smallest = balance[3 * i], balance[3 * i + 1], least[i]
             if own[i] + smallest > limit:
                 return Shortfall(account, UNITS[i], limit, spent, reserved, smallest, "oversized")
@@ -64,7 +76,11 @@ def shortfall(
 
 
 def pick_cap(
-    balances: Mapping[Any, Any], accounts: Sequence[Account], need: Need, forced: Collection[Account]
+    balances: Mapping[Any, Any],
+    accounts: Sequence[Account],
+    need: Need,
+    forced: Collection[Account],
+    in_force: Limits = UNCHANGED,
 ) -> int | Shortfall:
     """The output cap to grant, as `Need` says, from what is left in all accounts right now."""
     # Comparisons where min() and max() would read better: those cost four times as much, and most calls come this way.
@@ -73,12 +89,14 @@ def pick_cap(
         if forced and account in forced:
             continue
         balance = balances.get(account.key, EMPTY)
-        left = account.limit_usd_nanos - balance[0] - balance[1]
+        limit_usd, limit_tokens = account.limit_usd_nanos, account.limit_tokens
+        if in_force:
+            limit_usd, limit_tokens, _ = in_force[account.key]
+        left = limit_usd - balance[0] - balance[1]
         if left < left_usd:  # noqa: PLR1730
             left_usd = left
-        limit = account.limit_tokens
-        if limit != NO_LIMIT:
-            left = limit - balance[3] - balance[4]
+        if limit_tokens != NO_LIMIT:
+            left = limit_tokens - balance[3] - balance[4]
             if left < left_tokens:  # noqa: PLR1730
                 left_tokens = left
     # How many output tokens that buys; below zero where not even the fixed part fits.
@@ -100,7 +118,7 @@ def pick_cap(
     affordable = cap_within(buys)
     if affordable < need.floor_cap:
         least, floor = amounts_of(need, need.least_cap), amounts_of(need, need.floor_cap)
-        short = shortfall(balances, accounts, forced, least, floor)
+        short = shortfall(balances, accounts, forced, least, floor, in_force=in_force)
         if short is not None:
             return short
     cap = need.want_cap
@@ -119,6 +137,7 @@ def would_fit(
     need: Need,
     forced: Collection[Account],
     back: Mapping[Any, Sequence[int]],
+    in_force: Limits = UNCHANGED,
 ) -> bool:
     """Whether `need` fits once `back`, amounts per account key, was given back unspent."""
     least, floor = amounts_of(need, need.least_cap), amounts_of(need, need.floor_cap)
@@ -126,7 +145,7 @@ def would_fit(
         if account in forced:
             continue
         balance, returned = balances.get(account.key, EMPTY), back.get(account.key, NOTHING)
-        for i, limit in enumerate(limits_of(account)):
+        for i, limit in enumerate(limits_of(account, in_force)):
             still_reserved = balance[3 * i + 1] - returned[i]
             required = floor[i] if still_reserved > 0 else least[i]
             if balance[3 * i] + still_reserved + required > limit:

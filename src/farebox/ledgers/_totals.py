@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Hashable
 from itertools import zip_longest
 from operator import add
 from typing import Any, Final
 
-Sums = tuple[int, ...]
+import attrs
+
+from farebox.ledgers import RowForm, Sum
+from farebox.ledgers._records import Sums
+
 Totals = dict[Hashable, Sums]
 #: Makes (key, sums) of a row.  Pure, and must not raise; it runs under the ledger's lock.
 Fold = Callable[[Any], tuple[Hashable, Sums]]
@@ -16,6 +21,10 @@ Coarsen = Callable[[Any], Hashable]
 
 #: The key under which everything ends up that nothing else has room for.
 THE_REST: Final = None
+
+_QUARTER_SECONDS: Final = 900
+#: More than any key takes to become as coarse as it gets.
+_MOST_STEPS: Final = 16
 
 
 def count_only(row: Any) -> tuple[Hashable, Sums]:
@@ -26,6 +35,47 @@ def count_only(row: Any) -> tuple[Hashable, Sums]:
 def nothing_coarser(key: Any) -> Hashable:
     """The coarsening of a ledger that was given none."""
     return THE_REST
+
+
+@attrs.frozen
+class Folding:
+    """How rows become sums: `sum_of` one that is kept, `fold` and `coarsen` of those that are not, `total` names these."""
+
+    sum_of: Callable[[Any], Sum]
+    fold: Fold
+    coarsen: Coarsen
+    total: Callable[[Any, Sums], Sum]
+
+    @classmethod
+    def by_hand(cls, fold: Fold, coarsen: Coarsen) -> Folding:
+        """Of rows of which it is not known when they began: all at 0."""
+
+        def sum_of(row: Any) -> Sum:
+            place, sums = fold(row)
+            return Sum("second", 0, place, sums)
+
+        return cls(
+            sum_of=sum_of,
+            fold=fold,
+            coarsen=coarsen,
+            total=lambda key, sums: Sum("ever", 0, key, sums),
+        )
+
+    @classmethod
+    def by_form(cls, form: RowForm) -> Folding:
+        """By the quarter of an hour in which they began, and by place; keys are (span, starts_at, place)."""
+
+        def fold(row: Any) -> tuple[Hashable, Sums]:
+            _, starts_at, place, sums = form.sum_of(row)
+            return ("quarter", starts_at // _QUARTER_SECONDS * _QUARTER_SECONDS, place), sums
+
+        def total(key: Any, sums: Sums) -> Sum:
+            if key is THE_REST:
+                return Sum("ever", 0, None, sums)
+            span, starts_at, place = key
+            return Sum(span, starts_at, place, sums)
+
+        return cls(sum_of=form.sum_of, fold=fold, coarsen=lambda key: form.coarser(*key), total=total)
 
 
 def plus(totals: Totals, key: Hashable, sums: Sums) -> None:
@@ -40,15 +90,30 @@ def plus(totals: Totals, key: Hashable, sums: Sums) -> None:
 
 
 def shrink(totals: Totals, most: int, coarsen: Coarsen) -> None:
-    """Merge the oldest keys under coarser ones until a quarter below `most`, so that it need not be done every time."""
+    """Merge the oldest keys under coarser ones until a quarter below `most`, so that it need not be done every time.
+
+    Those that get no coarser stay as long as there are others that do.
+    """
     room = max(1, most - most // 4)
-    steps_left = 4 * len(totals)  # a coarsening that goes round in circles ends in THE_REST
+    oldest = deque(key for key in totals if key is not THE_REST)
+    steps_left = _MOST_STEPS * len(totals)  # a coarsening that goes round in circles ends in THE_REST
+    stuck = 0
     while len(totals) > room:
-        key = next((key for key in totals if key is not THE_REST), THE_REST)
-        sums = totals.pop(key)
+        key = oldest.popleft()
         try:
             coarser = coarsen(key) if steps_left > 0 else THE_REST
         except Exception:
             coarser = THE_REST
         steps_left -= 1
-        plus(totals, THE_REST if coarser == key else coarser, sums)
+        if coarser != key:
+            stuck = 0
+        elif stuck < len(oldest):
+            stuck += 1
+            oldest.append(key)
+            continue
+        else:
+            coarser = THE_REST
+        sums = totals.pop(key)
+        if coarser is not THE_REST and coarser not in totals:
+            oldest.append(coarser)
+        plus(totals, coarser, sums)

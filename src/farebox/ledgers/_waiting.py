@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import attrs
 
-from farebox.ledgers import Account, Answer, Need, Shortfall, Ticket
-from farebox.ledgers._fitting import UNITS, Amounts, BalanceTuple, amounts_of, limits_of, would_fit
+from farebox.ledgers import Account, Answer, Need, Shortfall, Ticket, WindowClosed
+from farebox.ledgers._fitting import UNCHANGED, UNITS, Amounts, Limits, amounts_of, limits_of, would_fit
 
 #: How often smaller calls may overtake a waiter: halves the mean wait of short calls and starves none.
 MOST_OVERTAKINGS: Final = 16
@@ -32,8 +32,9 @@ OpenHold = tuple[Sequence[Account], Amounts, Hashable, Any]
 class Parked(Ticket):
     """A ticket with what is needed to reserve in its name.
 
-    It waits for `size` in `unit` (an index into `UNITS`) of `account`, whose key is `at`.  `left` says that it wants no
-    grant any more; it is set before the ticket is taken out of the line, which a signal may cut short.
+    It waits for `size` in `unit` (an index into `UNITS`) of the account with the key `at`; `short` is what it was last told.
+    `left` says that it wants no grant any more; it is set before the ticket is taken out of the line, which a signal may cut
+    short.
     """
 
     accounts: Sequence[Account]
@@ -46,7 +47,7 @@ class Parked(Ticket):
     renew: Callable[[], Need] | None
     place: int
     overtaken: int = 0
-    account: Account | None = None
+    short: Shortfall | None = None
     at: Any = None
     unit: int = 0
     size: int = 0
@@ -69,17 +70,17 @@ class Line:
         self._places += 1
         return self._places
 
-    def stand(self, ticket: Parked, short: Answer) -> None:
+    def stand(self, ticket: Parked, short: Shortfall) -> None:
         """Put a ticket, new or old, where it is short now, at its place."""
-        assert isinstance(short, Shortfall)
         if ticket.at != short.account.key or ticket.hold_id not in self.tickets:
             self.leave(ticket)
-            ticket.account, ticket.at = short.account, short.account.key
+            ticket.at = short.account.key
             if ticket.at in self.queues:
                 insort(self.queues[ticket.at], ticket, key=_place)
             else:
                 self.queues[ticket.at] = [ticket]
             self.tickets[ticket.hold_id] = ticket
+        ticket.short = short
         ticket.unit = UNITS.index(short.unit)
         ticket.size = amounts_of(ticket.need, ticket.need.floor_cap)[ticket.unit]
 
@@ -116,7 +117,10 @@ class Line:
         return None
 
     def served(self, keys: Iterable[Any], reserve: Callable[[Parked], Answer]) -> Iterator[Parked]:
-        """Those who waited for an account of `keys` and leave the line now, with their answer set."""
+        """Those who waited for an account of `keys` and leave the line now, with their answer set.
+
+        Where `reserve` raises WindowClosed, that is what the ticket was short of: its waiter asks the window of then.
+        """
         for key in keys:
             stay: list[Parked] = []
             for ticket in list(self.queues.get(key, ())):
@@ -126,32 +130,41 @@ class Line:
                     if any(ticket.unit == other.unit and ticket.size >= other.size for other in stay):
                         stay.append(ticket)
                         continue
-                    answer = reserve(ticket)
-                    if is_contended(answer):
-                        self.stand(ticket, answer)
-                        if ticket.at == key:
-                            stay.append(ticket)
-                        continue
-                    ticket.answer = answer
+                    try:
+                        answer = reserve(ticket)
+                    except WindowClosed:
+                        ticket.answer = ticket.short
+                    else:
+                        if is_contended(answer):
+                            self.stand(ticket, answer)
+                            if ticket.at == key:
+                                stay.append(ticket)
+                            continue
+                        ticket.answer = answer
                 self.leave(ticket)
                 yield ticket
 
 
-def is_contended(answer: Answer) -> bool:
+def is_contended(answer: Answer) -> TypeGuard[Shortfall]:
     return isinstance(answer, Shortfall) and answer.kind == "contended"
 
 
-def behind(first: Parked, balance: BalanceTuple, amounts: Amounts) -> Shortfall:
+def behind(first: Parked, balance: Sequence[Any], amounts: Amounts, in_force: Limits = UNCHANGED) -> Shortfall:
     """The answer to one who wants `amounts` and is refused only because `first` stands before it."""
-    assert first.account is not None
-    unit = first.unit
-    limit = limits_of(first.account)[unit]
+    assert first.short is not None
+    account, unit = first.short.account, first.unit
+    limit = limits_of(account, in_force)[unit]
     spent, reserved = balance[3 * unit], balance[3 * unit + 1]
-    return Shortfall(first.account, UNITS[unit], limit, spent, reserved, amounts[unit], "contended")
+    return Shortfall(account, UNITS[unit], limit, spent, reserved, amounts[unit], "contended")
 
 
 def prospects(
-    ticket: Parked, tickets: Iterable[Parked], holds: Iterable[OpenHold], balances: Mapping[Any, Any], now: float
+    ticket: Parked,
+    tickets: Iterable[Parked],
+    holds: Iterable[OpenHold],
+    balances: Mapping[Any, Any],
+    now: float,
+    in_force: Limits = UNCHANGED,
 ) -> Iterator[Parked]:
     """The tickets money can reach, soonest first, while the owner of `ticket` stands still.
 
@@ -172,7 +185,7 @@ def prospects(
     while moved:
         moved = False
         for other in list(waiting):
-            if would_fit(balances, other.accounts, other.need, other.forced, back):
+            if would_fit(balances, other.accounts, other.need, other.forced, back, in_force):
                 waiting.remove(other)
                 moved = True
                 yield other

@@ -12,13 +12,29 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from datetime import tzinfo
 from typing import Any, Final
 
-from farebox.ledgers import Account, Answer, Balance, Grant, Ledger, Need, Snapshot, Ticket
-from farebox.ledgers._book import HELD, RELEASED, SETTLED, Book, check_amounts
-from farebox.ledgers._fitting import EMPTY
-from farebox.ledgers._totals import Coarsen, Fold, count_only, nothing_coarser
+from farebox.ledgers import (
+    Account,
+    Answer,
+    Balance,
+    Control,
+    Grain,
+    Grant,
+    Ledger,
+    Need,
+    RowForm,
+    Snapshot,
+    Sum,
+    Ticket,
+    View,
+    WindowClosed,
+)
+from farebox.ledgers._book import Book, check_amounts
+from farebox.ledgers._ended import HELD, RELEASED, SETTLED
+from farebox.ledgers._totals import Coarsen, Fold, Folding, count_only, nothing_coarser
 from farebox.ledgers._waiting import NEWCOMER, Parked, is_contended
 
 #: How long a look at a balance waits for an operation under way.
@@ -33,9 +49,13 @@ class MemoryLedger(Ledger):
         keep_totals: Most keys of totals; the oldest are merged under coarser keys until they fit.
         fold: Makes (key, sums) of a row.  Without it totals hold the number of rows gone, under None.
         coarsen: Makes a coarser key of a key.  Without it, and where it knows nothing coarser, that is None.
+        form: Makes both, by quarter of an hour and by place.  Without it rows are known by no time, and all began at 0.
         clock: Seconds; deadlines and standing still are measured with it.
+        wall_clock: Epoch seconds; windows open and close by it.
 
     `fold` and `coarsen` run under the lock: they must not call the ledger.  A row that `fold` raises for stays a row.
+    Ids of adjustments and entries become unknown as those of calls do.  Accounts of windows that are over are dropped, the
+    oldest first, once there are more than ten thousand accounts whose window ends.
     """
 
     def __init__(
@@ -45,13 +65,17 @@ class MemoryLedger(Ledger):
         keep_totals: int = 4_096,
         fold: Fold = count_only,
         coarsen: Coarsen = nothing_coarser,
+        form: RowForm | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         if keep_rows < 0:
             raise ValueError(f"keep_rows={keep_rows} is negative; 0 keeps totals only")
         if keep_totals < 1:
             raise ValueError(f"keep_totals={keep_totals} leaves no room for a total; it is 1 or more")
-        self._start(Book(keep_rows, keep_totals, fold, coarsen, clock))
+        self._folding = Folding.by_hand(fold, coarsen) if form is None else Folding.by_form(form)
+        self._wall_clock = wall_clock
+        self._start(Book(keep_rows, keep_totals, self._folding.fold, self._folding.coarsen, clock, wall_clock))
         _ledgers.add(self)
 
     def _start(self, book: Book) -> None:
@@ -62,10 +86,21 @@ class MemoryLedger(Ledger):
         self._waking: int | None = None
 
     @classmethod
-    def open(cls, url: str = "memory://", **options: Any) -> MemoryLedger:
+    def open(
+        cls,
+        url: str = "memory://",
+        *,
+        form: RowForm | None = None,
+        clock: Callable[[], float] = time.time,
+        **options: Any,
+    ) -> MemoryLedger:
+        """`clock`: epoch seconds, for windows; that of the machine where it is not given."""
         if url != "memory://":
             raise ValueError(f"{url!r} is not a memory ledger's URL; it is 'memory://' and has neither path nor query")
-        return cls(**options)
+        return cls(form=form, wall_clock=clock, **options)
+
+    def now_seconds(self) -> float:
+        return self._wall_clock()
 
     def _after_fork_in_child(self) -> None:
         # Another thread of the parent may have held the lock, and it does not exist here.
@@ -84,10 +119,14 @@ class MemoryLedger(Ledger):
         forced: Collection[Account] = (),
         ttl_seconds: float | None = None,
     ) -> Answer:
-        with self._lock:
-            if self._later:
-                self._drain()
-            answer = self._book.reserve(hold_id, accounts, need, owner, call, forced, ttl_seconds)
+        try:
+            with self._lock:
+                if self._later:
+                    self._drain()
+                answer = self._book.reserve(hold_id, accounts, need, owner, call, forced, ttl_seconds)
+        except WindowClosed:
+            self._catch_up()
+            raise
         if self._later or self._wakes:
             self._catch_up()
         return answer
@@ -126,23 +165,78 @@ class MemoryLedger(Ledger):
         self._catch_up()
         return expired
 
+    def charge(
+        self, hold_id: int, accounts: Sequence[Account], usd_nanos: int, tokens: int, calls: int = 1, row: Any = None
+    ) -> None:
+        check_amounts(usd_nanos, tokens, calls)
+        with self._lock:
+            self._drain()
+            self._book.charge(hold_id, accounts, (usd_nanos, tokens, calls), row)
+        self._catch_up()
+
     # Accounts
 
-    def adjust(self, adjust_id: Hashable, accounts: Sequence[Account], usd_nanos: int, tokens: int, calls: int) -> bool:
+    def adjust(
+        self,
+        adjust_id: Hashable,
+        accounts: Sequence[Account],
+        usd_nanos: int,
+        tokens: int,
+        calls: int,
+        row: Any = None,
+    ) -> bool:
         check_amounts(abs(usd_nanos), abs(tokens), abs(calls))
         with self._lock:
             self._drain()
-            done = self._book.adjust(adjust_id, accounts, usd_nanos, tokens, calls)
+            done = self._book.adjust(adjust_id, accounts, (usd_nanos, tokens, calls), row)
         self._catch_up()
         return done
 
     def balance(self, account: Account) -> Balance:
+        return self.view(account).balance
+
+    def view(self, account: Account) -> View:
         # Waits for the lock, and not for ever: it may be asked within a finalizer, in an operation of its own thread.
         if self._later:
             self._try_to_catch_up(_LONGEST_LOOK_SECONDS)
         else:
             self._wake_up()
-        return Balance(*self._book.entries.get(account.key, EMPTY)[:9])
+        return self._book.terms.view(account)
+
+    def last_view(self, account: Account) -> View | None:
+        return self._book.terms.view(account) if account.key in self._book.entries else None
+
+    def accounts(self, prefix: str) -> list[tuple[str, View]]:
+        with self._lock:
+            self._drain()
+            found = self._book.terms.views(prefix)
+        self._catch_up()
+        return found
+
+    def control(self, entry_id: str, key: str, said: Control) -> bool:
+        with self._lock:
+            self._drain()
+            done = self._book.control(entry_id, key, said)
+        self._catch_up()
+        return done
+
+    def controls(self) -> dict[str, Control]:
+        return dict(self._book.terms.said())
+
+    def top_up(self, entry_id: str, account: Account, usd_nanos: int, tokens: int, calls: int) -> bool:
+        check_amounts(usd_nanos, tokens, calls)
+        with self._lock:
+            self._drain()
+            done = self._book.top_up(entry_id, account, (usd_nanos, tokens, calls))
+        self._catch_up()
+        return done
+
+    def reset(self, entry_id: str, account: Account) -> bool:
+        with self._lock:
+            self._drain()
+            done = self._book.reset(entry_id, account)
+        self._catch_up()
+        return done
 
     def forget(self, account_key: Hashable) -> None:
         hash(account_key)  # what can't be a key fails here and not in the next operation of somebody else
@@ -161,6 +255,31 @@ class MemoryLedger(Ledger):
             snapshot = self._book.snapshot()
         self._catch_up()
         return snapshot
+
+    def rows(self, since_seconds: float | None = None, *, dearest_first: bool = False) -> Iterator[Any]:
+        found, sum_of = self.snapshot().rows, self._folding.sum_of
+        if since_seconds is not None:
+            found = [row for row in found if sum_of(row).starts_at >= since_seconds]
+        if dearest_first:
+            found.sort(key=lambda row: sum_of(row).sums[0], reverse=True)
+        return iter(found)
+
+    def tally(
+        self, since_seconds: float | None = None, grain: Grain = "ever", zone: tzinfo | None = None
+    ) -> Iterable[Sum]:
+        """As the contract says; what is kept one by one is answered to the second."""
+        snapshot, folding = self.snapshot(), self._folding
+        sums = [folding.sum_of(row) for row in snapshot.rows]
+        sums += [folding.total(key, total) for key, total in snapshot.totals.items()]
+        return sums if since_seconds is None else [found for found in sums if found.starts_at >= since_seconds]
+
+    def prune(self, before_seconds: float) -> int:
+        sum_of = self._folding.sum_of
+        with self._lock:
+            self._drain()
+            pruned = self._book.ended.prune(lambda row: sum_of(row).starts_at < before_seconds)
+        self._catch_up()
+        return pruned
 
     # What finalizers left to do, and whom to wake
 
@@ -251,15 +370,20 @@ class MemoryLedger(Ledger):
             place=NEWCOMER,
         )
         book = self._book
-        with self._lock:
-            self._drain()
-            answer = book.try_for(ticket)
-            hopeful = is_contended(answer) and book.is_hopeful(ticket)
-            if hopeful:
-                ticket.place = book.line.next_place()
-                book.line.stand(ticket, answer)
+        try:
+            with self._lock:
+                self._drain()
+                answer = book.try_for(ticket)
+                is_parked = False
+                if is_contended(answer) and book.is_hopeful(ticket):
+                    is_parked = True
+                    ticket.place = book.line.next_place()
+                    book.line.stand(ticket, answer)
+        except WindowClosed:
+            self._catch_up()
+            raise
         self._catch_up()
-        return ticket if hopeful else answer
+        return ticket if is_parked else answer
 
     def unpark(self, ticket: Ticket) -> Grant | None:
         assert isinstance(ticket, Parked)
@@ -280,13 +404,7 @@ class MemoryLedger(Ledger):
             hopeful = ticket.answer is not None or not ticket.left
             if hopeful and ticket.answer is None:
                 # Finds also a hold that was made for it, where a signal cut the hand-over short before the answer.
-                answer = book.try_for(ticket)
-                if is_contended(answer):
-                    book.line.stand(ticket, answer)
-                    hopeful = book.is_hopeful(ticket)
-                else:
-                    ticket.answer = answer
-                    book.leave_line(ticket)
+                hopeful = book.try_again(ticket)
         self._catch_up()
         return hopeful
 
