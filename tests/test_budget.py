@@ -51,7 +51,7 @@ NAN, INF = float("nan"), float("inf")
         ({"usd": 1, "on_exceed": ""}, "on_exceed='' is no mode; choose from"),
         (
             {"usd": 1, "BLOCK": True},
-            "BLOCK=True is no option of a budget with on_exceed='block'; choose from name, usd, tokens, calls, on_exceed, patience",
+            "BLOCK=True is no option of a budget with on_exceed='block'; choose from name, usd, tokens, calls, per, tz, each, each_missing, where, on_exceed, patience, output_cap",
         ),
         ({"eur": 1}, "eur=1 is no option of a budget with on_exceed='block'; choose from name, usd,"),
     ],
@@ -223,7 +223,7 @@ def test_a_refused_call_is_a_row_and_costs_nothing() -> None:
 
 
 def test_an_unknown_model_under_a_usd_limit_is_refused_with_the_line_to_write() -> None:
-    with budget("b", usd=1) as b, pytest.raises(farebox.UnpricedModel) as caught:
+    with budget("b", usd=1) as b, pytest.raises(farebox.errors.UnpricedModel) as caught:
         admit(new_call("my-own-llm"))
     error = caught.value
     assert "model 'my-own-llm' of openai has no price, and budget 'b' has a usd limit; nothing was sent" in str(error)
@@ -234,7 +234,7 @@ def test_an_unknown_model_under_a_usd_limit_is_refused_with_the_line_to_write() 
 
 
 def test_a_misspelt_model_is_answered_with_the_names_that_have_a_price() -> None:
-    with budget("b", usd=1), pytest.raises(farebox.UnpricedModel, match=r"priced and similar: .*gpt-4o-mini"):
+    with budget("b", usd=1), pytest.raises(farebox.errors.UnpricedModel, match=r"priced and similar: .*gpt-4o-mini"):
         admit(new_call("gpt-4o-minni"))
 
 

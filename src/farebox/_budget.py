@@ -1,46 +1,82 @@
-"""What a budget is: a name, a limit per unit, a mode and what else it asks of calls.  Where it applies is `_scope`, what it
-holds is a ledger's."""
+"""What a budget is: a name, limits and when they start again, a mode and what else it asks of calls.  Where it applies is
+`_scope`, what it holds is a ledger's."""
 
 from __future__ import annotations
 
 import inspect
-import math
-from collections.abc import Callable, Mapping
-from decimal import ROUND_CEILING, Decimal
-from typing import Any, Final, Literal
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final, get_args
 
 import attrs
 
-from farebox._money import MOST_NANOS, UsdLike, show_usd, to_nanos, to_usd
+from farebox._budget_words import (
+    CountLimit,
+    EachMissing,
+    InputBound,
+    Limits,
+    OnUnpriced,
+    UsdLimit,
+    check_mode,
+    check_options,
+    choice,
+    is_finite,
+    read_cap,
+    read_each,
+    read_limits,
+    read_name,
+    read_seconds,
+    read_where,
+    refuse_without_period,
+)
+from farebox._call import EMPTY_TAGS
+from farebox._money import show_usd, to_usd
+from farebox._windows import Period, read_zone
 from farebox.errors import Unit
 from farebox.ledgers import NO_LIMIT, Account
-from farebox.on_exceed import Mode, OnExceed, Threshold, mode_names, option_names, read_mode
+from farebox.on_exceed import Mode, OnExceed, Threshold, read_mode
+from farebox.prices import RateCard
 
 #: How long a call waits for calls in flight to settle, in seconds.
 PATIENCE_SECONDS: Final = 30.0
-_LONGEST_WAIT_SECONDS: Final = 10**9
-_LARGEST_CAP: Final = 10_000_000
-
-InputBound = Literal["estimate", "bytes"]
-OnUnpriced = Literal["refuse", "warn", "dearest"]
+#: Of rungs: what is compared with spent is worked out exactly, and must stay of a size to work with.
+_SMALLEST_SHARE: Final = Decimal("1e-12")
 
 
 @attrs.frozen(eq=False)
 class Rung:
-    """A share of the limit, what spent must reach in each unit, and who is to speak or to be told.
+    """A share of the limit, and who is to speak or to be told once spent has reached it.
 
-    `thresholds` are in the order usd (nanodollars), tokens, calls; None where there is no such limit.
+    `exact_share` is `share` as it was written: the float 0.1 is a little more than a tenth.
     """
 
     share: float
-    thresholds: tuple[int | None, ...]
+    exact_share: Decimal
     mode: Mode | None
     notify: Callable[[Threshold], Any] | None
+
+    def threshold(self, limit: int) -> int | None:
+        """What spent must reach under this limit, rounded up; None for `NO_LIMIT` and for a limit of 0."""
+        if limit in (0, NO_LIMIT):
+            return None
+        # In whole numbers: the decimal context belongs to the program, and may round to three digits.
+        numerator, denominator = self.exact_share.as_integer_ratio()
+        return -(-limit * numerator // denominator)
+
+
+@attrs.frozen
+class Term:
+    """The limits that start again with one period; `NO_LIMIT` in a unit that has none there."""
+
+    period: Period
+    limit_usd_nanos: int
+    limit_tokens: int
+    limit_calls: int
 
 
 @attrs.frozen(kw_only=True, eq=False)
 class Budget:
-    """Limits and what to do about them.  `NO_LIMIT` where a unit has none."""
+    """Limits and what to do about them.  `NO_LIMIT` where a unit has none; of several terms the smallest limit of each unit."""
 
     name: str
     limit_usd_nanos: int
@@ -48,6 +84,16 @@ class Budget:
     limit_calls: int
     mode: Mode
     patience_seconds: float
+    #: The limits of each period, the shortest first; none for a scope budget, whose limits are each frame's own.
+    terms: tuple[Term, ...] = ()
+    #: The time zone that windows begin in.
+    zone_name: str = "UTC"
+    #: Tags with an account for each value, up to four; none: one account for all.
+    each: tuple[str, ...] = ()
+    #: What happens to a call without such a tag: refused as an error, or kept in an account that all such calls share.
+    each_missing: EachMissing = "error"
+    #: Which calls it is about, by tag or by model, provider and operation: exact text, or with a trailing `*`.
+    where: Mapping[str, str] = EMPTY_TAGS
     #: At most so many output tokens per choice; `NO_LIMIT` where the budget does not say.
     output_cap: int = NO_LIMIT
     #: Whether input is bounded by proof instead of by estimate.
@@ -60,9 +106,14 @@ class Budget:
         cls,
         name: str | None,
         *,
-        usd: UsdLike | None = None,
-        tokens: int | None = None,
-        calls: int | None = None,
+        usd: UsdLimit | None = None,
+        tokens: CountLimit | None = None,
+        calls: CountLimit | None = None,
+        per: Period | None = None,
+        tz: str = "UTC",
+        each: str | Sequence[str] | None = None,
+        each_missing: EachMissing = "error",
+        where: Mapping[str, str] | None = None,
         on_exceed: OnExceed = "block",
         patience: float = PATIENCE_SECONDS,
         output_cap: int | None = None,
@@ -74,8 +125,10 @@ class Budget:
         """Check every word of a budget when it is made.
 
         Raises:
-            ValueError: an unknown option, no limit at all, a limit that is negative, not finite or not whole, a mode that
-                can do nothing about these limits, a rung outside 0 to 1 or out of order.
+            ValueError: an unknown option, no limit at all, a limit that is negative, not finite or not whole, an unknown
+                period or zone, a period and no name, a word that needs a period and has none, tags or patterns that can't
+                be told apart when a call starts, a mode that can do nothing about these limits, a rung outside 0 to 1 or
+                out of order.
             TypeError: a word of the wrong type.
         """
         if name is not None and not isinstance(name, str):
@@ -83,24 +136,51 @@ class Budget:
                 f"name={name!r} is a {type(name).__name__}; a budget's name is a string: budget('search', usd=1)"
             )
         if mode_options:
-            _check_options(on_exceed, mode_options)
-        if usd is None and tokens is None and calls is None:
-            raise ValueError("a budget needs a limit; give usd=, tokens= or calls=, such as budget(usd='0.50')")
-        limits = (NO_LIMIT if usd is None else to_nanos(usd, "usd"), _whole("tokens", tokens), _whole("calls", calls))
+            check_options(on_exceed, mode_options)
+        written: dict[Unit, UsdLimit | CountLimit | None] = {"usd": usd, "tokens": tokens, "calls": calls}
+        given = {unit: limit for unit, limit in written.items() if limit is not None}
+        by_period = read_limits(given, per)
+        terms = tuple(Term(period, *limits) for period, limits in by_period.items() if period is not None)
+        if not terms:
+            refuse_without_period(tz=tz, each=each, each_missing=each_missing, where=where)
+        read_zone(tz)
+        usd_nanos, whole_tokens, whole_calls = zip(*by_period.values(), strict=True)
+        limits = (min(usd_nanos), min(whole_tokens), min(whole_calls))
         mode = read_mode(on_exceed, mode_options)
-        _check_mode("on_exceed", mode, limits)
+        check_mode("on_exceed", mode, limits)
         return cls(
-            name=name or _default_name(usd, tokens, calls),
+            name=read_name(name, given, [term.period for term in terms]),
             limit_usd_nanos=limits[0],
             limit_tokens=limits[1],
             limit_calls=limits[2],
             mode=mode,
-            patience_seconds=_seconds("patience", patience),
-            output_cap=_cap("output_cap", output_cap),
-            proves_input=_choice("input_bound", input_bound, ("estimate", "bytes")) == "bytes",
-            on_unpriced=_choice("on_unpriced", on_unpriced, ("refuse", "warn", "dearest")),
+            patience_seconds=read_seconds("patience", patience),
+            terms=terms,
+            zone_name=tz,
+            each=read_each(each, each_missing),
+            each_missing=each_missing,
+            where=read_where(where),
+            output_cap=read_cap("output_cap", output_cap),
+            proves_input=choice("input_bound", input_bound, get_args(InputBound)) == "bytes",
+            on_unpriced=choice("on_unpriced", on_unpriced, get_args(OnUnpriced)),
             rungs=_rungs(at, limits),
         )
+
+    @property
+    def is_standing(self) -> bool:
+        """Whether its limits are not those of a scope but of a period."""
+        return bool(self.terms)
+
+    @property
+    def is_per_call(self) -> bool:
+        """Whether its only period is the single call, so that no account of it outlives one."""
+        return [term.period for term in self.terms] == ["call"]
+
+    def check_modes(self, card: RateCard) -> None:
+        """ValueError where a mode can do nothing at these prices, such as a downgrade that goes up."""
+        for mode in (self.mode, *(rung.mode for rung in self.rungs)):
+            if mode is not None:
+                mode.check(card)
 
     def account(self, key: Any) -> Account:
         """The ledger key that one frame of this budget is kept under."""
@@ -119,88 +199,7 @@ def show(unit: Unit, amount: int) -> str:
     return f"{amount} {unit if amount != 1 else unit.removesuffix('s')}"
 
 
-def _default_name(usd: UsdLike | None, tokens: int | None, calls: int | None) -> str:
-    parts = [f"{usd} usd"] if usd is not None else []
-    parts += [f"{tokens} tokens"] if tokens is not None else []
-    parts += [f"{calls} calls"] if calls is not None else []
-    return ", ".join(parts)
-
-
-def _whole(name: str, value: int | None) -> int:
-    if value is None:
-        return NO_LIMIT
-    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; pass a whole number such as {name}=1000")
-    if not _is_finite(value):
-        raise ValueError(f"{name}={value} is not finite; a limit is 0 or more, for no limit leave {name} out")
-    if value < 0:
-        raise ValueError(f"{name}={value} is negative; a limit is 0 or more")
-    if value != int(value):
-        raise ValueError(f"{name}={value} is not whole; write {name}={math.ceil(value)}")
-    if value >= MOST_NANOS:
-        raise ValueError(f"{name}={value} is more than an account can hold ({MOST_NANOS - 1})")
-    return int(value)
-
-
-def _is_finite(value: float | Decimal) -> bool:
-    if isinstance(value, Decimal):
-        return value.is_finite()
-    return isinstance(value, int) or math.isfinite(value)
-
-
-def _seconds(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(
-            f"{name}={value!r} is a {type(value).__name__}; pass seconds such as {name}=30, 0 refuses at once"
-        )
-    if not _is_finite(value) or not 0 <= value <= _LONGEST_WAIT_SECONDS:
-        raise ValueError(
-            f"{name}={value} seconds is no time to wait; give 0 (refuse at once) to {_LONGEST_WAIT_SECONDS}"
-        )
-    return float(value)
-
-
-_OPTIONS: Final = (
-    "name",
-    "usd",
-    "tokens",
-    "calls",
-    "on_exceed",
-    "patience",
-    "output_cap",
-    "input_bound",
-    "on_unpriced",
-    "at",
-)
-
-
-def _check_options(on_exceed: OnExceed, mode_options: Mapping[str, Any]) -> None:
-    own_options = option_names(on_exceed)
-    for word, value in mode_options.items():
-        if word not in own_options:
-            owners = ", ".join(repr(name) for name in mode_names() if word in option_names(name))
-            raise ValueError(
-                f"{word}={value!r} is no option of a budget with on_exceed={on_exceed!r}"
-                + (f", but of {owners}" if owners else "")
-                + f"; choose from {', '.join((*_OPTIONS, *own_options))}"
-            )
-
-
-def _check_mode(word: str, mode: Mode, limits: tuple[int, ...]) -> None:
-    units = [unit for unit, limit in zip(_UNITS, limits, strict=True) if limit != NO_LIMIT]
-    if not set(units) & set(mode.units):
-        raise ValueError(
-            f"{word}={mode.name!r} can do nothing about a limit in {' and '.join(units)}; "
-            f"give {' or '.join(f'{unit}=' for unit in mode.units)}, or choose another mode"
-        )
-
-
-_UNITS: Final[tuple[Unit, ...]] = ("usd", "tokens", "calls")
-
-
-def _rungs(
-    at: Mapping[float, OnExceed | Callable[[Threshold], object]] | None, limits: tuple[int, ...]
-) -> tuple[Rung, ...]:
+def _rungs(at: Mapping[float, OnExceed | Callable[[Threshold], object]] | None, limits: Limits) -> tuple[Rung, ...]:
     if at is None:
         return ()
     if not isinstance(at, Mapping):
@@ -213,9 +212,12 @@ def _rungs(
             raise TypeError(
                 f"at={{{share!r}: ...}} is a {type(share).__name__}; a rung is a share of the limit such as 0.8"
             )
-        if not _is_finite(share) or not 0 < share <= 1:
+        if not is_finite(share) or not 0 < share <= 1:
             raise ValueError(f"at={{{share}: ...}} is no rung; it is a share of the limit, above 0 and up to 1")
-        if rungs and share <= rungs[-1].share:
+        exact_share = Decimal(str(share))
+        if exact_share < _SMALLEST_SHARE:
+            raise ValueError(f"at={{{share}: ...}} is no rung; the smallest share is {_SMALLEST_SHARE}")
+        if rungs and exact_share <= rungs[-1].exact_share:
             raise ValueError(
                 f"at={{{rungs[-1].share}: ..., {share}: ...}} is out of order; write the lowest rung first"
             )
@@ -224,32 +226,11 @@ def _rungs(
             raise TypeError(f"{said} is an async function, and nobody would await it; pass a plain one")
         mode = None if callable(action) and not isinstance(action, (Mode, type)) else read_mode(action, said=said)
         if mode is not None:
-            _check_mode(said, mode, limits)
+            check_mode(said, mode, limits)
             if not mode.at_rungs:
                 raise ValueError(
                     f"{said}={mode.name!r} can do nothing below the limit; choose block, downgrade, truncate or warn, "
                     "or a callable to be told"
                 )
-        exact = Decimal(str(share))
-        thresholds = tuple(
-            None if limit == NO_LIMIT or not limit else int((exact * limit).to_integral_value(ROUND_CEILING))
-            for limit in limits
-        )
-        rungs.append(Rung(float(share), thresholds, mode, action if mode is None else None))  # type: ignore[arg-type]
+        rungs.append(Rung(float(share), exact_share, mode, action if mode is None else None))  # type: ignore[arg-type]
     return tuple(rungs)
-
-
-def _cap(name: str, value: int | None) -> int:
-    if value is None:
-        return NO_LIMIT
-    if type(value) is not int:
-        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; pass output tokens such as {name}=1000")
-    if not 1 <= value <= _LARGEST_CAP:
-        raise ValueError(f"{name}={value} is no output cap; give 1 to {_LARGEST_CAP} tokens")
-    return value
-
-
-def _choice(name: str, value: Any, choices: tuple[str, ...]) -> Any:
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is unknown; choose from {', '.join(map(repr, choices))}")
-    return value
