@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+import itertools
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal, localcontext
+from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import attrs
 import pytest
@@ -14,8 +17,10 @@ from hypothesis import strategies as st
 
 import farebox
 from farebox import _config, budget, calls, report, track
-from farebox._call import Call, Usage
-from farebox._tally import Place, coarsen, fold
+from farebox._call import Call, CallRecord, Usage
+from farebox._rows import FORM, correction_of
+from farebox._tally import Place
+from farebox.ledgers import Grain, Grant, Sum
 from farebox.ledgers.memory import MemoryLedger
 from tests.strategies import MODEL, admit, finish, new_call, paid, price_the_model
 
@@ -32,13 +37,17 @@ def folding(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Makes a ledger that keeps few rows the one of this process."""
 
     def start(keep_rows: int, keep_totals: int = 4_096) -> MemoryLedger:
-        ledger = MemoryLedger(keep_rows=keep_rows, keep_totals=keep_totals, fold=fold, coarsen=coarsen)
-        state = attrs.evolve(_config.state(), ledger=ledger, scope_ledger=ledger)
-        monkeypatch.setattr(_config, "_state", state)
+        ledger = MemoryLedger(keep_rows=keep_rows, keep_totals=keep_totals, form=FORM)
+        use(monkeypatch, ledger)
         return ledger
 
     yield start
     monkeypatch.undo()
+
+
+def use(monkeypatch: pytest.MonkeyPatch, ledger: MemoryLedger) -> None:
+    """Make a ledger the one of this process."""
+    monkeypatch.setattr(_config, "_state", attrs.evolve(_config.state(), ledger=ledger, scope_ledger=ledger))
 
 
 def at(moment: datetime, input_tokens: int = 1_000, **fields: Any) -> Call:
@@ -364,7 +373,7 @@ def test_a_small_amount_is_never_printed_with_an_exponent() -> None:
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 10**7), min_size=1, max_size=120), st.integers(0, 40), st.integers(1, 12))
 def test_folding_old_rows_keeps_every_sum_to_the_nano(sent: list[int], keep_rows: int, keep_totals: int) -> None:
-    ledger = MemoryLedger(keep_rows=keep_rows, keep_totals=keep_totals, fold=fold, coarsen=coarsen)
+    ledger = MemoryLedger(keep_rows=keep_rows, keep_totals=keep_totals, form=FORM)
     before = _config.state()
     _config._state = attrs.evolve(before, ledger=ledger, scope_ledger=ledger)
     try:
@@ -387,7 +396,7 @@ def test_what_was_folded_is_still_known_by_its_hour_tags_and_outcome(folding: An
             at(NOON.replace(minute=minute))
     with track(feature="chat"):
         at(NOON + timedelta(hours=1))
-    assert ledger.rows() == []
+    assert list(ledger.rows()) == []
     assert calls() == []
     assert {(row.feature, row.hour): (row.calls, row.usd) for row in report(by=["feature", "hour"])} == {
         ("search", "2026-11-21T12:00Z"): (3, Decimal("0.003")),
@@ -395,7 +404,7 @@ def test_what_was_folded_is_still_known_by_its_hour_tags_and_outcome(folding: An
     }
     assert report(where={"feature": "search", "outcome": "completed"}).total.calls == 3
     assert report(since=NOON.replace(minute=0)).total.calls == 4
-    assert report(since=NOON).total.calls == 1  # the sums of an hour begin with it
+    assert report(since=NOON).total.calls == 2  # the sums of a quarter of an hour begin with it
 
 
 def test_an_assertion_still_holds_over_folded_rows(folding: Any) -> None:
@@ -406,21 +415,6 @@ def test_an_assertion_still_holds_over_folded_rows(folding: Any) -> None:
         report().assert_under(usd="0.0001")
 
 
-# Sums of sums.
-
-
-def test_a_sum_gets_less_exact_in_time_first_and_then_loses_its_tags() -> None:
-    seconds = int(datetime(2026, 11, 21, 13, tzinfo=UTC).timestamp())
-    place = Place("hour", seconds, "openai", MODEL, "chat", "completed", (("feature", "f"),))
-    day, month, ever, bare = (place := coarsen(place) for _ in range(4))  # type: ignore[assignment]
-    assert (day.precision, day.seconds) == ("day", int(datetime(2026, 11, 21, tzinfo=UTC).timestamp()))  # type: ignore[attr-defined]
-    assert (month.precision, month.seconds) == ("month", int(datetime(2026, 11, 1, tzinfo=UTC).timestamp()))  # type: ignore[attr-defined]
-    assert (ever.precision, ever.seconds, ever.tags) == ("ever", 0, (("feature", "f"),))  # type: ignore[attr-defined]
-    assert bare == ever._replace(tags=())  # type: ignore[attr-defined]
-    assert coarsen(bare) == bare
-    assert coarsen(None) is None
-
-
 def test_times_that_are_no_longer_known_are_called_earlier(folding: Any) -> None:
     ledger = folding(0, keep_totals=4)
     for days in range(12):
@@ -429,3 +423,343 @@ def test_times_that_are_no_longer_known_are_called_earlier(folding: Any) -> None
     found = report(by=["hour"])
     assert "earlier" in {row.hour for row in found}
     assert found.total.calls == 12
+    assert report(where={"hour": "earlier"}).total.calls == sum(row.calls for row in found if row.hour == "earlier")
+
+
+# Time zones.
+
+BERLIN, KOLKATA, LORD_HOWE = "Europe/Berlin", "Asia/Kolkata", "Australia/Lord_Howe"
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text + "+00:00")
+
+
+def test_an_hour_that_comes_twice_is_two_hours_of_one_day() -> None:
+    # Berlin puts its clock back from 03:00 to 02:00 at 01:00 UTC on 25 October 2026.
+    for text in ("2026-10-24T23:59", "2026-10-25T00:30", "2026-10-25T01:30", "2026-10-25T02:30", "2026-10-25T22:59"):
+        at(utc(text))
+    assert sorted((row.hour, row.calls) for row in report(by="hour", tz=BERLIN)) == [
+        ("2026-10-25T01:00+02:00", 1),
+        ("2026-10-25T02:00+01:00", 1),
+        ("2026-10-25T02:00+02:00", 1),
+        ("2026-10-25T03:00+01:00", 1),
+        ("2026-10-25T23:00+01:00", 1),
+    ]
+    assert [(row.day, row.calls) for row in report(by="day", tz=BERLIN)] == [("2026-10-25", 5)]
+
+
+def test_an_hour_that_is_left_out_is_in_no_report() -> None:
+    # Berlin puts its clock on from 02:00 to 03:00 at 01:00 UTC on 29 March 2026.
+    for text in ("2026-03-29T00:59", "2026-03-29T01:00", "2026-03-28T23:00", "2026-03-28T22:59", "2026-03-29T22:00"):
+        at(utc(text))
+    assert sorted((row.hour, row.day, row.week, row.month) for row in report(by=["hour", "day", "week", "month"], tz=BERLIN)) == [
+        ("2026-03-28T23:00+01:00", "2026-03-28", "2026-W13", "2026-03"),
+        ("2026-03-29T00:00+01:00", "2026-03-29", "2026-W13", "2026-03"),
+        ("2026-03-29T01:00+01:00", "2026-03-29", "2026-W13", "2026-03"),
+        ("2026-03-29T03:00+02:00", "2026-03-29", "2026-W13", "2026-03"),
+        ("2026-03-30T00:00+02:00", "2026-03-30", "2026-W14", "2026-03"),
+    ]  # fmt: skip
+
+
+def test_hours_of_a_zone_half_an_hour_off_are_its_own() -> None:
+    at(utc("2026-11-30T18:29"))
+    at(utc("2026-11-30T18:30"))
+    (before,) = report(by=["hour", "month"], tz=KOLKATA, where={"month": "2026-11"})
+    (after,) = report(by=["hour", "month"], tz=KOLKATA, where={"day": "2026-12-01"})
+    assert (before.hour, after.hour, after.month) == ("2026-11-30T23:00+05:30", "2026-12-01T00:00+05:30", "2026-12")
+
+
+def test_a_clock_put_back_by_half_an_hour_makes_a_short_hour_of_its_own() -> None:
+    # On Lord Howe 02:00+11:00 becomes 01:30+10:30 at 15:00 UTC on 4 April 2026.
+    for text in ("2026-04-04T14:10", "2026-04-04T14:50", "2026-04-04T15:10", "2026-04-04T15:40"):
+        at(utc(text))
+    assert sorted((row.hour, row.calls) for row in report(by="hour", tz=LORD_HOWE)) == [
+        ("2026-04-05T01:00+11:00", 2),
+        ("2026-04-05T01:30+10:30", 1),
+        ("2026-04-05T02:00+10:30", 1),
+    ]
+
+
+def test_only_utc_itself_is_called_z() -> None:
+    at(utc("2026-01-01T00:30"))
+    labels = {tz: [row.hour for row in report(by="hour", tz=tz)] for tz in ("UTC", "Europe/London")}
+    assert labels == {"UTC": ["2026-01-01T00:00Z"], "Europe/London": ["2026-01-01T00:00+00:00"]}
+
+
+def test_an_unknown_zone_is_named() -> None:
+    with pytest.raises(ValueError, match=r"tz='Mars/Olympus' is no time zone"):
+        report(by="day", tz="Mars/Olympus")
+
+
+@pytest.mark.parametrize(
+    ("span", "starts", "tz", "hour", "day", "week", "month"),
+    [
+        ("quarter", "2026-11-20T18:30", KOLKATA, "2026-11-21T00:00+05:30", "2026-11-21", "2026-W47", "2026-11"),
+        ("hour", "2026-11-20T18:00", "UTC", "2026-11-20T18:00Z", "2026-11-20", "2026-W47", "2026-11"),
+        ("hour", "2026-11-20T18:00", KOLKATA, "earlier", "earlier", "2026-W47", "2026-11"),
+        ("hour", "2026-11-20T18:30", KOLKATA, "2026-11-21T00:00+05:30", "2026-11-21", "2026-W47", "2026-11"),
+        ("hour", "2026-11-20T19:00", KOLKATA, "earlier", "2026-11-21", "2026-W47", "2026-11"),
+        ("day", "2026-11-20T00:00", "UTC", "earlier", "2026-11-20", "2026-W47", "2026-11"),
+        ("day", "2026-11-20T00:00", BERLIN, "earlier", "earlier", "2026-W47", "2026-11"),
+        ("day", "2026-11-22T00:00", BERLIN, "earlier", "earlier", "earlier", "2026-11"),
+        ("day", "2026-10-24T22:00", BERLIN, "earlier", "2026-10-25", "2026-W43", "2026-10"),  # a day of 25 hours
+        ("month", "2026-11-01T00:00", "UTC", "earlier", "earlier", "earlier", "2026-11"),
+        ("month", "2026-11-01T00:00", BERLIN, "earlier", "earlier", "earlier", "earlier"),
+        ("ever", "1970-01-01T00:00", BERLIN, "earlier", "earlier", "earlier", "earlier"),
+    ],
+)
+def test_sums_belong_to_a_time_that_all_of_them_lie_in(
+    monkeypatch: pytest.MonkeyPatch, span: Any, starts: str, tz: str, hour: str, day: str, week: str, month: str
+) -> None:
+    class Answering(MemoryLedger):
+        def tally(self, *asked: Any) -> Iterable[Sum]:
+            return [Sum(span, int(utc(starts).timestamp()), Place("p", "m", "chat", "completed", ()), (5, 1))]
+
+    use(monkeypatch, Answering(form=FORM))
+    (row,) = report(by=["hour", "day", "week", "month"], tz=tz)
+    assert list(row.tags.values()) == [hour, day, week, month]
+    assert (row.usd, row.calls, row.attempts) == (Decimal("0.000000005"), 1, 0)
+
+
+# The same answers from every ledger.
+
+
+class Rolling(MemoryLedger):
+    """Answers as a database does: rows read back from text, sums by the hour or day of a zone, or by nothing at all."""
+
+    def rows(self, since_seconds: float | None = None, *, dearest_first: bool = False) -> Iterator[Any]:
+        found = super().rows(since_seconds, dearest_first=dearest_first)
+        return (FORM.load(FORM.dump(row)) for row in found)
+
+    def in_flight(self) -> list[tuple[Any, Grant]]:
+        return [(FORM.load(FORM.dump(call)), grant) for call, grant in super().in_flight()]
+
+    def tally(
+        self, since_seconds: float | None = None, grain: Grain = "ever", zone: tzinfo | None = None
+    ) -> Iterable[Sum]:
+        self.asked = (since_seconds, grain, zone)
+        totals: dict[tuple[int, str], list[tuple[int, ...]]] = {}
+        for found in super().tally(since_seconds, grain, zone):
+            local = datetime.fromtimestamp(found.starts_at, zone or UTC)
+            start = 0
+            if grain == "day":
+                start = int(local.replace(hour=0, minute=0, second=0, fold=0).timestamp())
+            elif grain == "hour":
+                start = found.starts_at - local.minute * 60 - local.second
+            totals.setdefault((start, FORM.dump_place(found.place)), []).append(found.sums)
+        for (start, text), sums in totals.items():
+            yield Sum(grain, start, FORM.load_place(text), tuple(map(sum, zip(*sums, strict=True))))
+
+
+names = st.lists(
+    st.sampled_from(["feature", "model", "outcome", "hour", "day", "week", "month"]), max_size=3, unique=True
+)
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 40 * 24 * 60), st.sampled_from(["a", "b", None]), st.integers(0, 999)), max_size=12
+    ),
+    names,
+    st.sampled_from([{}, {"feature": "a"}, {"month": "2026-1*"}, {"day": "2026-10-25", "model": MODEL}]),
+    st.sampled_from(["UTC", BERLIN, KOLKATA, "America/New_York"]),
+    st.sampled_from([None, utc("2026-10-24T22:00"), utc("2026-11-01T05:00")]),
+)
+def test_a_ledger_that_keeps_sums_reports_what_one_that_keeps_rows_does(
+    sent: list[tuple[int, str | None, int]], by: list[str], where: dict[str, str], tz: str, since: datetime | None
+) -> None:
+    before, answers = _config.state(), []
+    try:
+        for kind in (MemoryLedger, Rolling):
+            ledger = kind(form=FORM)
+            _config._state = attrs.evolve(before, ledger=ledger, scope_ledger=ledger)
+            for minutes, feature, tokens in sent:
+                with track(feature=feature):
+                    at(utc("2026-10-10T00:00") + timedelta(minutes=minutes), tokens)
+            with track(feature="a"):
+                admit(new_call(cap=84, started_at_seconds=utc("2026-10-25T00:30").timestamp()))
+            found = report(by=by, where=where, tz=tz, since=since)
+            spent = [attrs.evolve(call, call_id="") for call in calls(where=where, since=since)]
+            answers.append((found.rows, found.total, str(found), sorted(spent, key=lambda call: call.started_at)))
+    finally:
+        _config._state = before
+    mine, theirs = answers
+    assert mine[:3] == theirs[:3]
+    assert [(call.tags, call.usd, call.outcome) for call in mine[3]] == [
+        (call.tags, call.usd, call.outcome) for call in theirs[3]
+    ]
+
+
+def test_a_database_reports_what_memory_does(tmp_path: Path) -> None:
+    answers = []
+    for url in ("memory://", f"sqlite:///{tmp_path / 'ledger.db'}"):
+        with farebox.configure(ledger=url):
+            for number in range(60):
+                with track(feature="abc"[number % 3]):
+                    at(utc("2026-10-23T00:10") + timedelta(minutes=97 * number), number)
+            (first, *_) = calls()
+            _config.state().ledger.add_row(correction_of(first, -7, at=NOON))
+            with track(feature="a"):
+                admit(new_call(cap=84, started_at_seconds=utc("2026-10-25T00:30").timestamp()))
+            found = [
+                report(by=by, tz=tz, since=since, where=where)
+                for by in ((), "feature", "outcome", ("hour", "feature"), "day", "week", "month")
+                for tz in ("UTC", BERLIN, KOLKATA, LORD_HOWE)
+                for since in (None, utc("2026-10-24T11:12"))
+                for where in ({}, {"feature": "a"}, {"day": "2026-10-25"})
+            ]
+            answers.append([(rows.rows, rows.total) for rows in found])
+            with pytest.raises(AssertionError, match=r"dearest call: call_\w+ hand-priced 0.000059 USD"):
+                report(by="feature").assert_under(usd=0)
+            _config.state().ledger.close()
+    memory, database = answers
+    assert memory == database
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 400 * 24 * 60), st.sampled_from([BERLIN, KOLKATA, "America/New_York", "Asia/Tokyo"]))
+def test_a_time_is_called_what_the_clock_on_the_wall_shows(minutes: int, tz: str) -> None:
+    with farebox.configure(ledger="memory://"):
+        moment = utc("2026-01-01T00:00") + timedelta(minutes=minutes)
+        at(moment)
+        (row,) = report(by=["hour", "day", "week", "month"], tz=tz)
+    wall = moment.astimezone(ZoneInfo(tz))
+    year, week, _ = wall.date().isocalendar()
+    offset = wall.strftime("%z")
+    assert row.hour == f"{wall:%Y-%m-%dT%H}:00{offset[:3]}:{offset[3:]}"
+    assert (row.day, row.week, row.month) == (f"{wall:%Y-%m-%d}", f"{year}-W{week:02}", f"{wall:%Y-%m}")
+
+
+def test_no_more_is_asked_of_a_ledger_than_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Rolling(form=FORM)
+    use(monkeypatch, ledger)
+    asked = []
+    for by, where in [
+        ("model", {}),
+        (["week"], {}),
+        ("model", {"month": "2026-11"}),
+        (["day", "hour"], {}),
+        ((), {"hour": "*"}),
+    ]:
+        report(by=by, where=where, since=NOON + timedelta(milliseconds=1_500))
+        asked.append(ledger.asked)
+    since = NOON.timestamp() + 1  # the second that it lies in
+    assert asked == [(since, grain, None) for grain in ("ever", "day", "day", "hour", "hour")]
+    report(by="day", tz=BERLIN)
+    assert ledger.asked == (None, "day", ZoneInfo(BERLIN))
+
+
+def test_sums_of_an_older_or_a_newer_version_are_read_as_far_as_they_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answering(MemoryLedger):
+        def tally(self, *asked: Any) -> Iterable[Sum]:
+            here = Place("p", "m", "chat", "completed", ())
+            return [
+                Sum("ever", 0, here, (5, 1)),
+                Sum("ever", 0, here, (7, 1, 0, 30, 20, 0, 0, 1, 999, 999)),
+                Sum("ever", 0, None, (1, 1)),
+            ]
+
+    use(monkeypatch, Answering(form=FORM))
+    found = report(by="model")
+    assert [(row.model, row.usd, row.calls, row.input_tokens, row.reserved_usd) for row in found] == [
+        ("m", Decimal("0.000000012"), 2, 30, 0),
+        ("", Decimal("0.000000001"), 1, 0, 0),
+    ]
+
+
+def test_a_call_that_ends_while_it_is_asked_for_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Meanwhile(MemoryLedger):
+        def in_flight(self) -> list[tuple[Any, Grant]]:
+            found = super().in_flight()
+            for call, _ in found:
+                finish(call, usage=Usage(uncached_input_tokens=1))
+            return found
+
+    use(monkeypatch, Meanwhile(form=FORM))
+    admit(new_call())
+    assert [call.outcome for call in calls()] == ["completed"]
+
+
+def test_a_correction_changes_what_was_spent_and_is_no_call() -> None:
+    with track(feature="search"):
+        paid(1_000)
+    (call,) = calls()
+    _config.state().ledger.add_row(correction_of(call, -400_000, input_tokens=-400, at=datetime.now(UTC)))
+    (row,) = report(by="feature")
+    assert (row.usd, row.calls, row.input_tokens, row.attempts) == (Decimal("0.0006"), 1, 600, 0)
+    assert {row.outcome: row.usd for row in report(by="outcome")} == {
+        "completed": Decimal("0.001"),
+        "corrected": Decimal("-0.0004"),
+    }
+    assert [found.outcome for found in calls()] == ["completed", "corrected"]
+    report().assert_under(usd="0.0006", calls=1)
+
+
+# The dearest call.
+
+
+class Endless(MemoryLedger):
+    """Has so many single rows that nobody gets through them."""
+
+    seen = 0
+
+    def rows(self, since_seconds: float | None = None, *, dearest_first: bool = False) -> Iterator[Any]:
+        (call,) = super().rows()
+        for number in itertools.count():
+            self.seen += 1
+            record = CallRecord.of(call)
+            yield attrs.evolve(record, call_id=f"call_{number}", tags={"user_id": str(number)})
+
+
+@pytest.mark.parametrize(("wanted", "looked_at"), [("7", 8), ("none", 100_000)])
+def test_the_dearest_call_is_not_looked_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, looked_at: int
+) -> None:
+    ledger = Endless(form=FORM)
+    use(monkeypatch, ledger)
+    with track(user_id=wanted):
+        paid(1_000)
+    with pytest.raises(AssertionError, match=r"0.001 USD is more than 0 USD") as caught:
+        report().assert_under(usd=0, user_id=wanted)
+    assert ledger.seen == looked_at
+    assert ("dearest call: call_7 " in str(caught.value)) == (wanted == "7")
+
+
+def test_the_dearest_call_is_one_of_those_that_were_asked_for() -> None:
+    with track(feature="search"):
+        paid(1_000)
+        cheaper = paid(10, model="hand-priced")
+        old = at(NOON - timedelta(days=1), 9_000)
+    with track(feature="chat"):
+        paid(5_000)
+    since = datetime.now(UTC) - timedelta(hours=1)
+    assert old.cost_usd_nanos == 9_000_000
+    with pytest.raises(AssertionError, match=r"dearest call: call_\w+ hand-priced 0.001 USD"):
+        report(since=since, where={"feature": "sea*"}).assert_under(calls=1)
+    with pytest.raises(AssertionError, match=r"dearest call: call_\w+ hand-priced 0.005 USD"):
+        report(since=since).assert_under(calls=1)
+    assert cheaper.cost_usd_nanos == 10_000
+
+
+def test_a_correction_is_no_dearest_call_and_neither_is_a_free_one(folding: Any) -> None:
+    folding(keep_rows=2)
+    paid(1_000)  # known as a sum only
+    paid(0)
+    (call,) = [found for found in calls() if not found.usd]
+    _config.state().ledger.add_row(correction_of(call, 5_000_000_000, at=NOON))
+    with pytest.raises(AssertionError, match=r"5.001 USD is more than 1 USD") as caught:
+        report().assert_under(usd=1)
+    assert "dearest" not in str(caught.value)
+
+
+def test_an_assertion_about_a_time_needs_a_report_that_knows_it() -> None:
+    at(NOON)
+    report(by="hour").assert_under(calls=1, where={"day": "2026-11-21"})
+    report(by="month").assert_under(calls=1, where={"day": "2026-11-21"})
+    for held, asked in (("model", "day"), ("day", "hour")):
+        with pytest.raises(
+            ValueError, match=rf"{asked}='2026\*': this report holds no {asked}s; write report\(by='{asked}'\)"
+        ):
+            report(by=held).assert_under(calls=1, where={asked: "2026*"})

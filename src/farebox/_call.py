@@ -6,8 +6,8 @@ import itertools
 import os
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from decimal import Decimal
+from datetime import UTC, datetime, timedelta
+from decimal import Context, Decimal
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
@@ -55,8 +55,9 @@ class Usage(NamedTuple):
 
 EMPTY_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
 
-#: How a call ended.  "refused" and "vetoed" calls were never sent; of a "failed" one nothing was billed.
-Outcome = Literal["open", "completed", "closed", "dropped", "failed", "unknown", "refused", "vetoed"]
+#: How a call ended.  "refused" and "vetoed" calls were never sent; of a "failed" one nothing was billed.  "corrected" is no
+#: call: a person put another amount on the books, up or down.
+Outcome = Literal["open", "completed", "closed", "dropped", "failed", "unknown", "refused", "vetoed", "corrected"]
 
 #: Where a cost comes from: the price list, the provider's own figure, a person, or a bound for want of anything better.
 CostSource = Literal["list", "provider", "manual", "estimated"]
@@ -85,6 +86,8 @@ def read_tags(tags: Mapping[str, object]) -> Mapping[str, str]:
 
 
 _numbers = itertools.count(1)
+#: A number that no call and no hold of this process has.
+next_number = _numbers.__next__
 _process_prefix = os.urandom(6).hex()
 
 
@@ -236,7 +239,7 @@ class Call(_Said):
     request_model: str
     server_address: str = ""
     #: Unique in this process.
-    number: int = attrs.field(factory=_numbers.__next__)
+    number: int = attrs.field(factory=next_number)
     started_at_seconds: float = attrs.field(factory=time.time)
 
     @property
@@ -279,7 +282,10 @@ class Call(_Said):
 
 @attrs.frozen(kw_only=True)
 class CallRecord:
-    """One call as the ledger keeps it.  Instants are aware UTC datetimes, tokens are disjoint buckets in `usage`."""
+    """One call as the ledger keeps it.  Instants are aware UTC datetimes, tokens are disjoint buckets in `usage`.
+
+    Where `outcome` is "corrected" it is a correction by hand: `usd` and the tokens charged are signed.
+    """
 
     call_id: str
     started_at: datetime
@@ -290,13 +296,19 @@ class CallRecord:
     endpoint: str
     server_address: str
     request_model: str
+    #: The model it was sent to instead; "" where it went out as asked.
+    sent_model: str
     response_model: str
     response_id: str
     request_id: str
     tier: str
     served_tier: str
     is_stream: bool
+    choices: int
     usage: Usage | None
+    #: Those of `usage`, or what was presumed where there is none, and for attempts that died without an answer.
+    charged_input_tokens: int
+    charged_output_tokens: int
     usd: Decimal | None
     cost_source: CostSource
     price_version: str
@@ -331,10 +343,44 @@ class CallRecord:
             **copied,
         )
 
+    @property
+    def model(self) -> str:
+        """The model that bills: the one sent, or the one asked for."""
+        return self.sent_model or self.request_model
+
+    @property
+    def started_at_seconds(self) -> float:
+        """Epoch seconds, exact to the microsecond."""
+        return self.started_at.timestamp()
+
+    @property
+    def cost_usd_nanos(self) -> int | None:
+        """`usd` in nanodollars."""
+        return None if self.usd is None else int(self.usd.scaleb(9, context=_EXACT))
+
+    @property
+    def bound_usd_nanos(self) -> int:
+        """`bound_usd` in nanodollars."""
+        return int(self.bound_usd.scaleb(9, context=_EXACT))
+
+
+#: Our own context: the ambient one belongs to the program and may round to three digits.
+_EXACT: Final = Context(prec=60)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _DERIVED = {"started_at", "ended_at", "first_chunk_at", "usd", "bound_usd"}
 _COPIED = tuple(field.name for field in attrs.fields(CallRecord) if field.name not in _DERIVED)
 
 
+def to_micros(seconds: float) -> int:
+    """Whole microseconds, rounded down: the second something began in stays the same."""
+    return int(seconds * 1_000_000)
+
+
+def from_micros(micros: int) -> datetime:
+    """An instant from epoch microseconds."""
+    return _EPOCH + timedelta(microseconds=micros)
+
+
 def _instant(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
+    return from_micros(to_micros(seconds))

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from fnmatch import fnmatchcase
-from typing import Any, Final
+from functools import cached_property, lru_cache
+from itertools import islice, zip_longest
+from operator import attrgetter
+from typing import Final, cast
 
 import attrs
 
 from farebox import _config, signals
-from farebox._call import DIMENSIONS, CallRecord
+from farebox._buckets import TIMES, Buckets
+from farebox._call import Call, CallRecord
 from farebox._money import UsdLike, plus, show_usd, to_nanos, to_usd
-from farebox._tally import Amount, Place, amount, place
+from farebox._tally import Amount, Place, place
+from farebox._windows import read_zone
+from farebox.ledgers import Grain, Grant, Ledger, Sum
 
 Since = str | timedelta | datetime | None
+_Figures = tuple[int, ...]
 
-_TIMES: Final = ("hour", "day", "week", "month")
 _SPAN_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _MOST_SHOWN: Final = 20
+_WIDTH: Final = len(Amount._fields)
+_MOST_PLACES_KNOWN: Final = 10_000
+#: Rows to look at for the dearest call: a test that fails should say so soon.
+_MOST_LOOKED_AT: Final = 100_000
 
 
 @attrs.frozen(kw_only=True)
@@ -57,37 +67,164 @@ class ReportRow:
 _ROW_FIELDS: Final = tuple(field.name for field in attrs.fields(ReportRow))
 
 
-@attrs.frozen
-class _Entry:
-    """One call, or the sums of many that belong to the same place."""
+_Matches = Callable[[Sum], bool]
 
-    place: Place
-    amount: Amount
-    reserved_usd_nanos: int = 0
-    reserved_tokens: int = 0
-    record: Any = None
+
+def _matcher(where: Mapping[str, str], buckets: Buckets) -> _Matches | None:
+    """Says whether a sum has these tags and dimensions; None where any has."""
+    asked = [(name, str(value).removesuffix("*"), str(value).endswith("*")) for name, value in where.items()]
+    if not asked:
+        return None
+    of_place = [(_reader(name), stem, starts) for name, stem, starts in asked if name not in TIMES]
+    of_time = [(buckets[name], stem, starts) for name, stem, starts in asked if name in TIMES]
+
+    @lru_cache(_MOST_PLACES_KNOWN)
+    def fits(where: Place) -> bool:
+        return all(_fits(read(where), stem, starts) for read, stem, starts in of_place)
+
+    def matches(found: Sum) -> bool:
+        return fits(found.place) and all(
+            _fits(bucket.name(found.span, found.starts_at), stem, starts) for bucket, stem, starts in of_time
+        )
+
+    return matches
+
+
+def _fits(value: str, stem: str, starts: bool) -> bool:
+    return value.startswith(stem) if starts else value == stem
+
+
+def _reader(name: str) -> Callable[[Place], str]:
+    """Reads a dimension that is no time, or a tag off a place; "" where there is none of that name."""
+    if name in Place._fields and name != "tags":
+        return attrgetter(name)
+
+    def read(where: Place) -> str:
+        for tag, value in where.tags:
+            if tag == name:
+                return value
+        return ""
+
+    return read
+
+
+def _grouped(sums: list[Sum], by: tuple[str, ...], buckets: Buckets) -> dict[tuple[str, ...], _Figures]:
+    """What the sums of each group come to, by the values of its names.
+
+    Tuples and ints only, and no step for nothing: there may be a hundred thousand sums.
+    """
+    names = [name for name in by if name not in TIMES]
+    times = [name for name in by if name in TIMES]
+    readers = [_reader(name) for name in names]
+    at_times = [buckets[name].name for name in times]
+    # By the identity of a place, which the list keeps alive: sums often share one, and hashing takes as long as reading.
+    values_at: dict[int, tuple[str, ...]] = {}
+    groups: dict[tuple[str, ...], list[_Figures]] = {}
+    for span, starts_at, where, figures in sums:
+        values = values_at.get(id(where))
+        if values is None:
+            values = values_at[id(where)] = tuple([read(where) for read in readers])  # type: ignore[arg-type]
+        for name_at in at_times:
+            values = (*values, name_at(span, starts_at))
+        group = groups.get(values)
+        if group is None:
+            groups[values] = [figures]
+        else:
+            group.append(figures)
+    in_order = [[*names, *times].index(name) for name in by]
+    return {tuple([values[n] for n in in_order]): _added(found) for values, found in groups.items()}
+
+
+def _added(figures: Collection[_Figures]) -> _Figures:
+    return tuple(map(sum, zip_longest(*figures, fillvalue=0)))
+
+
+@attrs.frozen(eq=False)
+class _Question:
+    """Which calls a report is about."""
+
+    ledger: Ledger
+    #: Epoch seconds.
+    since: int | None
+    grain: Grain
+    buckets: Buckets
+    matches: _Matches | None
+
+    def matcher(self, where: Mapping[str, str]) -> _Matches | None:
+        """As `_matcher`.
+
+        Raises:
+            ValueError: a time that is not known so exactly, because nobody asked for it.
+        """
+        for name in where:
+            if name in TIMES and self.grain != "hour" and _grain({name}) != self.grain:
+                raise ValueError(
+                    f"{name}={where[name]!r}: this report holds no {name}s; write report(by={name!r}) for it"
+                )
+        return _matcher(where, self.buckets)
+
+    def sums(self) -> list[Sum]:
+        """What the ledger answers.  Those of calls in flight have two more figures: nanodollars and tokens held."""
+        signals.settle_late_calls()
+        # In flight first: a call that ends meanwhile is counted twice then; the other way round it might not be at all.
+        found = [_held(call, grant) for call, grant in self.ledger.in_flight() if call is not None]
+        if self.since is not None:
+            found = [held for held in found if held.starts_at >= self.since]
+        zone = self.buckets.zone
+        for ended in self.ledger.tally(self.since, self.grain, None if zone is UTC else zone):
+            if type(ended.place) is Place and len(ended.sums) <= _WIDTH:
+                found.append(ended)
+            else:  # of nowhere any more, or with figures that only a newer version knows
+                known = ended.place if isinstance(ended.place, Place) else _NOWHERE
+                found.append(ended._replace(place=known, sums=ended.sums[:_WIDTH]))
+        return found if self.matches is None else list(filter(self.matches, found))
+
+    def dearest(self, also: _Matches | None) -> Call | CallRecord | None:
+        """The single call that cost most, if it is still kept and among the dearest."""
+        for row in islice(self.ledger.rows(self.since, dearest_first=True), _MOST_LOOKED_AT):
+            if not row.cost_usd_nanos:
+                return None
+            if row.outcome != "corrected" and all(
+                matches is None or matches(_moment(row)) for matches in (self.matches, also)
+            ):
+                return cast("Call | CallRecord", row)
+        return None
+
+
+_NOWHERE: Final = Place("", "", "", "", ())
+
+
+def _held(call: Call | CallRecord, grant: Grant) -> Sum:
+    figures = (*Amount(calls=1, attempts=call.attempts), grant.usd_nanos, grant.tokens)
+    return _moment(call)._replace(sums=figures)
+
+
+def _moment(row: Call | CallRecord) -> Sum:
+    """Where and when a row belongs."""
+    return Sum("second", int(row.started_at_seconds), place(row), ())
 
 
 class Report:
     """Rows by group, dearest first, and their total; `assert_under` makes a test of it."""
 
-    def __init__(self, entries: list[_Entry], by: tuple[str, ...]) -> None:
-        self._entries = entries
+    def __init__(self, sums: list[Sum], by: tuple[str, ...], question: _Question) -> None:
+        self._sums = sums
+        self._question = question
         self.by = by
-        groups: dict[tuple[str, ...], list[_Entry]] = {}
-        for entry in entries:
-            groups.setdefault(tuple(_value(entry.place, name) for name in by), []).append(entry)
-        self.rows = sorted(
-            (_row(dict(zip(by, values, strict=True)), found) for values, found in groups.items()),
-            key=lambda row: (plus(row.usd, row.reserved_usd).copy_negate(), tuple(row.tags.values())),
-        )
-        self.total = _row({}, entries)
+        self._groups = _grouped(sums, by, question.buckets)
+        self.total = _row({}, _added(self._groups.values()))
+
+    @cached_property
+    def rows(self) -> list[ReportRow]:
+        """One for each group."""
+        dearest_first = sorted(self._groups.items(), key=lambda group: (-_spent_and_reserved(group[1]), group[0]))
+        return [_row(dict(zip(self.by, values, strict=True)), figures) for values, figures in dearest_first]
 
     def __iter__(self) -> Iterator[ReportRow]:
         return iter(self.rows)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._groups)
 
     def assert_under(
         self,
@@ -108,7 +245,7 @@ class Report:
 
         Raises:
             AssertionError: more than that, a call without a price under `usd`, or no call at all.
-            ValueError: no limit given, or a negative one.
+            ValueError: no limit given, or a negative one; a time in `where` that the report was not asked about.
         """
         if usd is None and tokens is None and calls is None:
             raise ValueError(
@@ -119,13 +256,15 @@ class Report:
                 raise ValueError(f"{name}={value!r} is no limit; give a whole number, 0 or more")
         most = None if usd is None else to_usd(to_nanos(usd, "usd"))
         asked = {**(where or {}), **tags}
-        part = Report([entry for entry in self._entries if _matches(entry.place, asked)], self.by or ("model",))
+        matches = self._question.matcher(asked)
+        part = Report(
+            self._sums if matches is None else list(filter(matches, self._sums)), self.by or ("model",), self._question
+        )
         total = part.total
         what = f" of {', '.join(f'{name}={value}' for name, value in asked.items())}" if asked else ""
         if not total.calls and not allow_empty:
-            seen = sorted({f"{name}={value}" for entry in self._entries for name, value in entry.place.tags})[
-                :_MOST_SHOWN
-            ]
+            tags_seen = {tag for found in self._sums for tag in cast("Place", found.place).tags}
+            seen = [f"{name}={value}" for name, value in sorted(tags_seen)[:_MOST_SHOWN]]
             raise AssertionError(
                 f"no call{what} was measured; is it instrumented? (allow_empty=True lets this pass)"
                 + (f"\ntags seen: {', '.join(seen)}" if seen else "")
@@ -143,15 +282,14 @@ class Report:
         if calls is not None and total.calls > calls:
             faults.append(f"{total.calls} calls are more than {calls}")
         if faults:
-            raise AssertionError(f"calls{what}: {'; '.join(faults)}\n{part}{part._dearest()}")
+            raise AssertionError(f"calls{what}: {'; '.join(faults)}\n{part}{part._dearest(matches)}")
 
-    def _dearest(self) -> str:
-        records = [entry.record for entry in self._entries if entry.record is not None and entry.record.cost_usd_nanos]
-        if not records:
+    def _dearest(self, matches: _Matches | None) -> str:
+        call = self._question.dearest(matches) if self.total.usd else None
+        if call is None:
             return ""
-        call = max(records, key=lambda found: found.cost_usd_nanos)
         return (
-            f"\ndearest call: {call.call_id} {call.model} {show_usd(call.cost_usd_nanos)} USD, "
+            f"\ndearest call: {call.call_id} {call.model} {show_usd(call.cost_usd_nanos or 0)} USD, "
             f"{call.charged_input_tokens} tokens in, {call.charged_output_tokens} out, {call.outcome}"
         )
 
@@ -162,112 +300,113 @@ class Report:
         return f"<Report by {', '.join(self.by) or 'nothing'}: {len(self.rows)} rows, {self.total.usd:f} USD>"
 
 
-def report(by: str | Iterable[str] = (), *, since: Since = None, where: Mapping[str, str] | None = None) -> Report:
-    """What was spent, and is held for calls in flight, by this process's ledger.
+def report(
+    by: str | Iterable[str] = (), *, since: Since = None, where: Mapping[str, str] | None = None, tz: str = "UTC"
+) -> Report:
+    """What was spent, and is held for calls in flight, by all who share this process's ledger.
 
     Args:
-        by: Tags, and built-in dimensions: provider, model, operation, outcome, hour, day, week, month (UTC).
-        since: `"7d"`, `"1h"`, a timedelta, or an aware datetime.  Calls that began then or later; of calls so old that they
-            were folded into sums, those whose hour, day or month did.
+        by: Tags, and built-in dimensions: provider, model, operation, outcome, hour, day, week, month.
+        since: `"7d"`, `"1h"`, a timedelta, or an aware datetime.  Calls that began in that second or later; of calls so old
+            that only sums are kept of them, those whose hour, day or month did.
         where: Only calls with these tags or dimensions; a trailing `*` matches any ending.
+        tz: Whose hours, days, weeks and months are meant, such as `"Asia/Tokyo"`.  What is not known that exactly any more
+            comes as "earlier".
 
     Raises:
-        ValueError: a span that can't be read.
+        ValueError: a span that can't be read, an unknown time zone.
+        LedgerUnavailable: the ledger did not answer.
     """
     names = (by,) if isinstance(by, str) else tuple(by)
-    return Report(_entries(since, where or {}), names)
+    asked, buckets = where or {}, Buckets(read_zone(tz))
+    question = _Question(
+        _config.state().ledger, _earliest(since), _grain({*names, *asked}), buckets, _matcher(asked, buckets)
+    )
+    return Report(question.sums(), names, question)
+
+
+def _grain(names: set[str]) -> Grain:
+    """How exactly the times of calls must be known for these dimensions."""
+    return "hour" if "hour" in names else "day" if names.intersection(TIMES) else "ever"
 
 
 def calls(*, since: Since = None, where: Mapping[str, str] | None = None) -> list[CallRecord]:
-    """The single calls that the ledger still keeps one by one, refused ones and those in flight too, oldest first."""
-    found = [entry.record for entry in _entries(since, where or {}) if entry.record is not None]
-    return [CallRecord.of(call) for call in sorted(found, key=lambda call: call.number)]
+    """The single calls that the ledger still keeps one by one, refused ones and those in flight too, oldest first.
+
+    `farebox.export` has the same without holding all of them in memory.
+
+    Args:
+        since, where: As in `report`.
+
+    Raises:
+        ValueError: a span that can't be read.
+        LedgerUnavailable: the ledger did not answer.
+    """
+    return sorted(find_calls(since, where), key=lambda call: (call.started_at, call.call_id))
 
 
-def _entries(since: Since, where: Mapping[str, str]) -> list[_Entry]:
-    signals.settle_late_calls()
-    snapshot = _config.state().ledger.snapshot()
-    entries = [_Entry(place(call), amount(call), record=call) for call in snapshot.rows]
-    entries += [
-        _Entry(place(call), Amount(calls=1, attempts=call.attempts), grant.usd_nanos, grant.tokens, call)
-        for call, grant in snapshot.in_flight
-        if call is not None
-    ]
-    entries += [
-        _Entry(key if isinstance(key, Place) else Place("ever", 0, "", "", "", "", ()), Amount(*sums))
-        for key, sums in snapshot.totals.items()
-    ]
-    earliest = _earliest(since)
-    return [
-        entry
-        for entry in entries
-        if (entry.record.started_at_seconds if entry.record is not None else entry.place.seconds) >= earliest
-        and _matches(entry.place, where)
-    ]
+def find_calls(since: Since = None, where: Mapping[str, str] | None = None) -> Iterator[CallRecord]:
+    """As `calls`, one at a time: in the order they ended, and then those in flight."""
+    earliest, matches = _earliest(since), _matcher(where or {}, Buckets(UTC))
+
+    def find(ledger: Ledger) -> Iterator[CallRecord]:
+        signals.settle_late_calls()
+        # In flight first: a call that ends meanwhile is then in both, and is told once.
+        in_flight = {call.call_id: _record(call) for call, _ in ledger.in_flight() if call is not None}
+        for row in ledger.rows(earliest):
+            in_flight.pop(row.call_id, None)
+            if matches is None or matches(_moment(row)):
+                yield _record(row)
+        for record in in_flight.values():
+            moment = _moment(record)
+            if (earliest is None or moment.starts_at >= earliest) and (matches is None or matches(moment)):
+                yield record
+
+    return find(_config.state().ledger)
 
 
-def _earliest(since: Since) -> float:
+def _record(row: Call | CallRecord) -> CallRecord:
+    return CallRecord.of(row) if isinstance(row, Call) else row
+
+
+def _earliest(since: Since) -> int | None:
+    """The second from which on calls are meant, epoch seconds: rounded down, as the times of sums are."""
     if since is None:
-        return float("-inf")
+        return None
     if isinstance(since, datetime):
         if since.tzinfo is None:
             raise ValueError(
                 f"since={since!r} has no time zone; write datetime.now(UTC) - timedelta(hours=1), or since='1h'"
             )
-        return since.timestamp()
+        return math.floor(since.timestamp())
     if isinstance(since, timedelta):
-        return datetime.now(UTC).timestamp() - since.total_seconds()
+        return math.floor(datetime.now(UTC).timestamp() - since.total_seconds())
     parts = re.fullmatch(r"(\d{1,6})([smhdw])", str(since))
     if parts is None:
         raise ValueError(f"since={since!r} is no span; write a number and s, m, h, d or w, such as since='7d'")
-    return datetime.now(UTC).timestamp() - int(parts[1]) * _SPAN_SECONDS[parts[2]]
+    return math.floor(datetime.now(UTC).timestamp()) - int(parts[1]) * _SPAN_SECONDS[parts[2]]
 
 
-def _value(where: Place, name: str) -> str:
-    if name in _TIMES:
-        return _bucket(where, name)
-    if name in DIMENSIONS:
-        return str(getattr(where, name))
-    return dict(where.tags).get(name, "")
+def _spent_and_reserved(figures: _Figures) -> int:
+    """Nanodollars."""
+    return figures[0] + (figures[_WIDTH] if len(figures) > _WIDTH else 0)
 
 
-def _bucket(where: Place, name: str) -> str:
-    if where.precision == "ever":
-        return "earlier"
-    start = datetime.fromtimestamp(where.seconds, UTC)
-    if name == "month":
-        return f"{start:%Y-%m}"
-    if where.precision == "month" or (where.precision == "day" and name == "hour"):
-        return "earlier"
-    if name == "week":
-        year, week, _ = start.isocalendar()
-        return f"{year}-W{week:02}"
-    return f"{start:%Y-%m-%d}" if name == "day" else f"{start:%Y-%m-%dT%H}:00Z"
-
-
-def _matches(where: Place, asked: Mapping[str, str]) -> bool:
-    return all(fnmatchcase(_value(where, name), _pattern(str(value))) for name, value in asked.items())
-
-
-def _pattern(value: str) -> str:
-    """Only a trailing `*` is special."""
-    stem, star = (value[:-1], "*") if value.endswith("*") else (value, "")
-    return re.sub(r"([*?[])", r"[\1]", stem) + star
-
-
-def _row(tags: dict[str, str], entries: Iterable[_Entry]) -> ReportRow:
-    total, usd_nanos, tokens = Amount(), 0, 0
-    for entry in entries:
-        total = total.plus(entry.amount)
-        usd_nanos += entry.reserved_usd_nanos
-        tokens += entry.reserved_tokens
-    fields = total._asdict()
+def _row(tags: dict[str, str], figures: _Figures) -> ReportRow:
+    amount = Amount(*figures[:_WIDTH])
+    reserved_usd_nanos, reserved_tokens = figures[_WIDTH:] or (0, 0)
     return ReportRow(
         tags=tags,
-        usd=to_usd(fields.pop("usd_nanos")),
-        reserved_usd=to_usd(usd_nanos),
-        reserved_tokens=tokens,
-        **fields,
+        usd=to_usd(amount.usd_nanos),
+        reserved_usd=to_usd(reserved_usd_nanos),
+        calls=amount.calls,
+        refused_calls=amount.refused_calls,
+        input_tokens=amount.input_tokens,
+        output_tokens=amount.output_tokens,
+        reserved_tokens=reserved_tokens,
+        unpriced_calls=amount.unpriced_calls,
+        estimated_calls=amount.estimated_calls,
+        attempts=amount.attempts,
     )
 
 

@@ -1,27 +1,15 @@
-"""What a call adds to a report: where it belongs, and how much it is.
-
-A memory ledger keeps the newest rows one by one and folds older ones into sums, by hour at first, then by day, by month, and
-in the end for all time: memory stops growing, and totals never lose a nano.
-"""
+"""What one row adds to a report: where it belongs, and how much it is."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple
 
-from farebox._call import Call
-
-_HOUR_SECONDS: Final = 3_600
-#: How exactly a place in time is known, the finest first.
-_COARSER: Final = {"hour": "day", "day": "month", "month": "ever"}
+from farebox._call import Call, CallRecord
 
 
 class Place(NamedTuple):
-    """Where a call belongs.  `seconds` is the start of its hour, day or month (UTC), 0 for "ever"."""
+    """Where a call belongs, whenever it began.  `tags` are sorted by name."""
 
-    precision: str
-    seconds: int
     provider: str
     model: str
     operation: str
@@ -41,47 +29,25 @@ class Amount(NamedTuple):
     estimated_calls: int = 0
     attempts: int = 0
 
-    def plus(self, other: Amount) -> Amount:
-        return Amount(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+def place(row: Call | CallRecord) -> Place:
+    """Where `row` belongs."""
+    return Place(row.provider_name, row.model, row.operation_name, row.outcome, tuple(sorted(row.tags.items())))
 
 
-def place(call: Call) -> Place:
-    """Where `call` belongs."""
-    hour = int(call.started_at_seconds) // _HOUR_SECONDS * _HOUR_SECONDS
-    tags = tuple(sorted(call.tags.items()))
-    return Place("hour", hour, call.provider_name, call.model, call.operation_name, call.outcome, tags)
-
-
-def amount(call: Call) -> Amount:
-    """How much `call` is, once it has ended."""
-    if call.outcome in ("refused", "vetoed"):
+def amount(row: Call | CallRecord) -> Amount:
+    """How much `row` is, once it has ended."""
+    outcome, usd_nanos = row.outcome, row.cost_usd_nanos
+    if outcome in ("refused", "vetoed"):
         return Amount(refused_calls=1)
+    if outcome == "corrected":
+        return Amount(usd_nanos or 0, 0, 0, row.charged_input_tokens, row.charged_output_tokens)
     return Amount(
-        usd_nanos=call.cost_usd_nanos or 0,
+        usd_nanos=usd_nanos or 0,
         calls=1,
-        input_tokens=call.charged_input_tokens,
-        output_tokens=call.charged_output_tokens,
-        unpriced_calls=int(call.cost_usd_nanos is None),
-        estimated_calls=int(call.cost_source == "estimated"),
-        attempts=call.attempts,
+        input_tokens=row.charged_input_tokens,
+        output_tokens=row.charged_output_tokens,
+        unpriced_calls=int(usd_nanos is None),
+        estimated_calls=int(row.cost_source == "estimated"),
+        attempts=row.attempts,
     )
-
-
-def fold(call: Call) -> tuple[Hashable, tuple[int, ...]]:
-    """For a ledger that folds old rows: the sums that a row becomes, and their key."""
-    return place(call), tuple(amount(call))
-
-
-def coarsen(key: Any) -> Hashable:
-    """For a ledger that has too many sums: less exact in time first, then without tags."""
-    if not isinstance(key, Place):
-        return None
-    coarser = _COARSER.get(key.precision)
-    if coarser is None:
-        return key._replace(tags=())
-    if coarser == "ever":
-        return key._replace(precision="ever", seconds=0)
-    start = datetime.fromtimestamp(key.seconds, UTC).replace(hour=0, minute=0, second=0)
-    if coarser == "month":
-        start = start.replace(day=1)
-    return key._replace(precision=coarser, seconds=int(start.timestamp()))
