@@ -1,0 +1,139 @@
+"""Operations on their way to a store: many threads share one transaction, and nothing queued is lost but with its process.
+
+Whoever needs an answer takes the lock and gives the store all that stands in the queue, its own operation among it; whoever
+waited for the lock meanwhile mostly finds its own done.  So a lone thread writes at once and on its own thread, many write
+together, and what was settled goes along with the next reserve.
+
+The lock is only ever taken by `with`: between an `acquire()` and a `try:` a signal would leave it held for good.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from farebox.errors import LedgerUnavailable
+from farebox.ledgers._operations import Operation
+from farebox.ledgers._store import Store
+
+#: Operations given to the store at a time.
+_MOST_AT_ONCE: Final = 64
+#: Operations kept for a store that does not answer; beyond it the oldest are dropped, and their bounds stay charged.
+_MOST_QUEUED: Final = 100_000
+_PAUSE_SECONDS: Final = 0.1
+
+_logger = logging.getLogger("farebox")
+
+
+class Queue:
+    """Operations in the order they are to be done.
+
+    Args:
+        when_done: Told of each batch that was done, under the lock.
+    """
+
+    def __init__(self, store: Store, when_done: Callable[[Sequence[Operation]], None]) -> None:
+        #: Held by the one thread that talks to the store.
+        self.lock = threading.Lock()
+        self._store = store
+        self._when_done = when_done
+        self._waiting: deque[Operation] = deque()
+        self._has_dropped = False
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether anything is still to be done."""
+        return bool(self._waiting)
+
+    def add(self, operation: Operation) -> None:
+        """Have it done some time.  Waits for nothing: it may be a finalizer that asks."""
+        self._waiting.append(operation)
+        if len(self._waiting) > _MOST_QUEUED:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        dropped = self._waiting.popleft()
+        if dropped.is_awaited:
+            dropped.error = LedgerUnavailable(f"ledger {self._store.shown} does not answer, and too much waits for it")
+        if not self._has_dropped:
+            self._has_dropped = True
+            _logger.error(
+                "ledger %s does not answer and %d operations wait for it; the oldest are dropped, their bounds stay charged",
+                self._store.shown,
+                _MOST_QUEUED,
+            )
+
+    def submit(self, operation: Operation) -> None:
+        """Have it done now, with all that stands before it.
+
+        Raises:
+            LedgerUnavailable: the store did not answer.
+        """
+        self._waiting.append(operation)
+        try:
+            while not operation.is_answered():
+                with self.lock:
+                    if not operation.is_answered():
+                        self._apply_some()
+        except BaseException:
+            operation.is_awaited = False  # interrupted: nobody reads its answer, but it may be on its way
+            raise
+        if operation.error is not None:
+            raise operation.error
+
+    def catch_up(self) -> None:
+        """Have all done that stands here, so that a process reads what it wrote.
+
+        Raises:
+            LedgerUnavailable: the store did not answer; what stands here is kept.
+        """
+        while self._waiting:
+            with self.lock:
+                error = self._apply_some()
+            if error is not None:
+                raise error
+
+    def flush(self, timeout: float | None) -> bool:
+        """As `catch_up`, trying for `timeout` seconds at most; False where something is left."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                self.catch_up()
+            except LedgerUnavailable:
+                if deadline is not None and time.monotonic() >= deadline:
+                    return False
+                time.sleep(_PAUSE_SECONDS)
+            else:
+                return True
+
+    def _apply_some(self) -> LedgerUnavailable | None:
+        """Under the lock: give the store what stands first; what it did not do and nobody awaits stands there again."""
+        batch: list[Operation] = []
+        try:
+            while self._waiting and len(batch) < _MOST_AT_ONCE:
+                batch.append(self._waiting[0])
+                self._waiting.popleft()
+            if batch:
+                self._store.apply(batch)
+        except LedgerUnavailable as error:
+            self._put_back(batch, error)
+            return error
+        except BaseException:
+            self._put_back(batch, None)  # a signal: each is done at most once, so all may be given again
+            raise
+        for operation in batch:
+            operation.is_done = True
+        self._has_dropped = False
+        self._when_done(batch)
+        return None
+
+    def _put_back(self, batch: Sequence[Operation], error: LedgerUnavailable | None) -> None:
+        for operation in reversed(batch):
+            if error is not None and operation.is_awaited:
+                operation.error = error
+            else:
+                self._waiting.appendleft(operation)

@@ -1,0 +1,493 @@
+"""A ledger kept in a database: what is the same for all of them.
+
+Settling only queues; a thread of the ledger's own writes it soon, and again until it is written.  What is never written
+leaves its bound held: the store charges it once the process is known to be dead, so nothing is ever counted too low.
+
+What a finalizer may call takes no lock: it appends and rings for the thread, each in one C call.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import os
+import time
+import weakref
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from datetime import tzinfo
+from typing import Any, ClassVar, Final
+
+from farebox.errors import LedgerUnavailable
+from farebox.ledgers import (
+    Account,
+    Answer,
+    Balance,
+    Control,
+    Grain,
+    Grant,
+    Ledger,
+    Need,
+    Shortfall,
+    Snapshot,
+    Sum,
+    Ticket,
+    View,
+    WindowClosed,
+)
+from farebox.ledgers import _operations as op
+from farebox.ledgers._book import check_amounts
+from farebox.ledgers._keeper import Keeper
+from farebox.ledgers._local_line import Hold, LocalLine, Waiter
+from farebox.ledgers._queue import Queue
+from farebox.ledgers._store import Store
+from farebox.ledgers._views import Views
+from farebox.ledgers._waiting import is_contended
+
+#: How long what was settled may wait for company before it is written, in seconds.
+_FLUSH_SECONDS: Final = 0.02
+#: Pauses between attempts to reach a store that does not answer: the first, and the longest.
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.1, 5.0
+#: How often a process says that it is there and looks for those that are not.
+_HEARTBEAT_SECONDS: Final = 5.0
+_EXIT_SECONDS: Final = 2.0
+_PRUNE_SECONDS: Final = 3_600.0
+#: A call may have taken this ledger just before it was retired, and not have asked yet.
+_RETIRE_SECONDS: Final = 2.0
+#: How often to look for dead processes when money is short, and to try again for those who wait.
+_SWEEP_SECONDS, _SERVE_SECONDS = 1.0, 0.05
+#: Operations after which money may have come free.
+_MAKES_ROOM: Final = (op.End, op.Expire, op.Adjust, op.SayControl, op.TopUp, op.Reset)
+
+_logger = logging.getLogger("farebox")
+
+
+class StoredLedger(Ledger):
+    """Money of all processes that share a database."""
+
+    blocking: ClassVar[bool] = True
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        #: How long single rows are kept; None: for ever.
+        self._keep_seconds: float | None = None
+        self._begin()
+        _ledgers.add(self)
+
+    def _begin(self) -> None:
+        """As one who knows nothing yet: at first, and in a forked child."""
+        self._owner = os.urandom(6).hex()
+        self._queue = Queue(self._store, self._look_at)
+        #: Holds this process may have, by hold id: from before they are asked for until their end is queued.
+        self._open: dict[int, Hold] = {}
+        self._views = Views()
+        self._row_ids = itertools.count(1)
+        self._is_closed = False
+        #: Since when no call begins here any more.
+        self._retired_at: float | None = None
+        self._swept_at = self._alive_at = 0.0
+        self._pause_seconds = 0.0
+        self._pruned_at = 0.0
+        self._keeper = Keeper(self, _at_exit)
+        self._line = LocalLine()
+        self._store.open(self._owner)
+
+    def _after_fork_in_child(self) -> None:
+        if self._is_closed:
+            return
+        try:
+            self._begin()
+        except LedgerUnavailable as error:
+            _logger.error("a forked child could not open its ledger: %s", error)
+
+    def now_seconds(self) -> float:
+        return self._store.now_seconds()
+
+    # Holds
+
+    def reserve(
+        self,
+        hold_id: int,
+        accounts: Sequence[Account],
+        need: Need,
+        *,
+        owner: Hashable = None,
+        call: Any = None,
+        forced: Collection[Account] = (),
+        ttl_seconds: float | None = None,
+    ) -> Answer:
+        if self._line.tickets:
+            first = self._line.in_the_way(accounts, owner, self._open)
+            if first is not None:
+                return first.short
+        return self._reserve(hold_id, accounts, need, owner, call, forced, ttl_seconds)
+
+    def _reserve(
+        self,
+        hold_id: int,
+        accounts: Sequence[Account],
+        need: Need,
+        owner: Hashable,
+        call: Any,
+        forced: Collection[Account],
+        ttl_seconds: float | None,
+    ) -> Answer:
+        """Past those who wait in line."""
+        unique = _unique(accounts)
+        # Known before it is asked for: whoever is interrupted can release it by id.
+        hold = self._open.setdefault(hold_id, Hold(accounts=unique, owner=owner, call=call))
+        answer = self._ask_for(hold_id, unique, need, call, forced, ttl_seconds)
+        if is_contended(answer) and time.monotonic() - self._swept_at > _SWEEP_SECONDS:
+            # What dead processes hold is spent, and no use waiting for.
+            self.expire()
+            answer = self._ask_for(hold_id, unique, need, call, forced, ttl_seconds)
+        if isinstance(answer, Grant):
+            hold.grant = answer
+            if not self._keeper.is_there:
+                self._keeper.ring()  # somebody has to say that this process is alive
+        else:
+            self._open.pop(hold_id, None)
+        return answer
+
+    def _ask_for(
+        self,
+        hold_id: int,
+        accounts: tuple[Account, ...],
+        need: Need,
+        call: Any,
+        forced: Collection[Account],
+        ttl_seconds: float | None,
+    ) -> Answer:
+        asked = op.Reserve(
+            hold_id=self._name(hold_id),
+            accounts=accounts,
+            need=need,
+            forced=frozenset(account.key for account in forced),
+            ttl_seconds=ttl_seconds,
+            call=call,
+        )
+        try:
+            self._submit(asked)
+        except LedgerUnavailable:
+            # Nobody knows whether it is held: it may not be, and if the request still arrives it is to be refused.
+            self._end(hold_id, (0, 0, 0), None, is_released=True)
+            raise
+        except WindowClosed:
+            self._open.pop(hold_id, None)
+            raise
+        self._views.see(asked.views)
+        if asked.is_over:
+            self._open.pop(hold_id, None)  # it ended before: whoever asks again is only told what it was
+        assert asked.answer is not None
+        return asked.answer
+
+    def extend(self, hold_id: int, usd_nanos: int, tokens: int, *, forced: Collection[Account] = ()) -> Answer | None:
+        check_amounts(usd_nanos, tokens, 0)
+        hold = self._open.get(hold_id)
+        if hold is None:
+            return None
+        asked = op.Extend(
+            hold_id=self._name(hold_id),
+            usd_nanos=usd_nanos,
+            tokens=tokens,
+            forced=frozenset(account.key for account in forced),
+            accounts=hold.accounts,
+        )
+        self._submit(asked)
+        if isinstance(asked.answer, Grant):
+            hold.grant = asked.answer
+        return asked.answer
+
+    def settle(self, hold_id: int, usd_nanos: int, tokens: int, calls: int = 1, row: Any = None) -> bool:
+        check_amounts(usd_nanos, tokens, calls)
+        return self._end(hold_id, (usd_nanos, tokens, calls), row, is_released=False)
+
+    def release(self, hold_id: int, row: Any = None) -> bool:
+        return self._end(hold_id, (0, 0, 0), row, is_released=True)
+
+    def settle_later(self, hold_id: int, usd_nanos: int, tokens: int, calls: int = 1, row: Any = None) -> None:
+        self.settle(hold_id, usd_nanos, tokens, calls, row)
+
+    def release_later(self, hold_id: int, row: Any = None) -> None:
+        self.release(hold_id, row)
+
+    def _end(self, hold_id: int, amounts: tuple[int, int, int], row: Any, *, is_released: bool) -> bool:
+        self._line.leave(hold_id)
+        hold = self._open.pop(hold_id, None)
+        if hold is None:
+            return False
+        self._queue_up(op.End(hold_id=self._name(hold_id), amounts=amounts, row=row, is_released=is_released))
+        if hold.grant is not None:
+            self._views.settle(hold.accounts, hold.grant, amounts)
+        return hold.grant is not None
+
+    def charge(
+        self, hold_id: int, accounts: Sequence[Account], usd_nanos: int, tokens: int, calls: int = 1, row: Any = None
+    ) -> None:
+        check_amounts(usd_nanos, tokens, calls)
+        unique = _unique(accounts)
+        amounts = (usd_nanos, tokens, calls)
+        self._queue_up(op.Charge(hold_id=self._name(hold_id), accounts=unique, amounts=amounts, row=row))
+
+    def expire(self, now: float | None = None, row_of: Callable[[Any, Grant], Any] | None = None) -> int:
+        asked = op.Expire(now_seconds=now, row_of=row_of)
+        self._swept_at = time.monotonic()
+        self._submit(asked)
+        return asked.answer
+
+    # Accounts
+
+    def adjust(
+        self,
+        adjust_id: Hashable,
+        accounts: Sequence[Account],
+        usd_nanos: int,
+        tokens: int,
+        calls: int,
+        row: Any = None,
+    ) -> bool:
+        check_amounts(abs(usd_nanos), abs(tokens), abs(calls))
+        amounts = (usd_nanos, tokens, calls)
+        asked = op.Adjust(adjust_id=str(adjust_id), accounts=_unique(accounts), amounts=amounts, row=row)
+        self._submit(asked)
+        return asked.answer
+
+    def balance(self, account: Account) -> Balance:
+        return self.view(account).balance
+
+    def view(self, account: Account) -> View:
+        self._queue.catch_up()
+        view = self._store.view(account)
+        self._views.see({account.key: view})
+        return view
+
+    def last_view(self, account: Account) -> View | None:
+        return self._views.get(account.key)
+
+    def accounts(self, prefix: str) -> list[tuple[str, View]]:
+        self._queue.catch_up()
+        return self._store.accounts(prefix)
+
+    def control(self, entry_id: str, key: str, said: Control) -> bool:
+        asked = op.SayControl(entry_id=entry_id, key=key, said=said)
+        self._submit(asked)
+        return asked.answer
+
+    def controls(self) -> dict[str, Control]:
+        self._queue.catch_up()
+        return self._store.controls()
+
+    def top_up(self, entry_id: str, account: Account, usd_nanos: int, tokens: int, calls: int) -> bool:
+        check_amounts(usd_nanos, tokens, calls)
+        asked = op.TopUp(entry_id=entry_id, account=account, amounts=(usd_nanos, tokens, calls))
+        self._submit(asked)
+        return asked.answer
+
+    def reset(self, entry_id: str, account: Account) -> bool:
+        asked = op.Reset(entry_id=entry_id, account=account)
+        self._submit(asked)
+        return asked.answer
+
+    def forget(self, account_key: Hashable) -> None:
+        hash(account_key)
+        self._queue_up(op.Forget(key=str(account_key)))
+
+    # Rows, and what was learnt
+
+    def add_row(self, row: Any) -> None:
+        self._queue_up(op.AddRow(row_id=f"{self._owner}+{next(self._row_ids):x}", row=row))
+
+    def snapshot(self) -> Snapshot:
+        self._queue.catch_up()
+        return Snapshot(
+            rows=list(self._store.rows(None, dearest_first=False)), in_flight=self._store.in_flight(), totals={}
+        )
+
+    def in_flight(self) -> list[tuple[Any, Grant]]:
+        self._queue.catch_up()
+        return self._store.in_flight()
+
+    def rows(self, since_seconds: float | None = None, *, dearest_first: bool = False) -> Iterator[Any]:
+        self._queue.catch_up()
+        return self._store.rows(since_seconds, dearest_first=dearest_first)
+
+    def tally(
+        self, since_seconds: float | None = None, grain: Grain = "ever", zone: tzinfo | None = None
+    ) -> Iterable[Sum]:
+        self._queue.catch_up()
+        return self._store.tally(since_seconds, grain, zone)
+
+    def learn(self, key: str, bucket: int) -> None:
+        self._queue_up(op.Learn(key=key, bucket=bucket))
+
+    def learnt(self) -> Mapping[str, Mapping[int, int]]:
+        self._queue.catch_up()
+        return self._store.learnt()
+
+    def prune(self, before_seconds: float) -> int:
+        self._queue.catch_up()
+        return self._store.prune(before_seconds)
+
+    def keep(self, seconds: float) -> None:
+        self._keep_seconds = seconds
+        self._pruned_at = -_PRUNE_SECONDS
+        self._keeper.ring()
+
+    # The queue
+
+    def _name(self, hold_id: int) -> str:
+        return f"{self._owner}{hold_id:x}"
+
+    def _queue_up(self, operation: op.Operation) -> None:
+        """Without waiting for anything: it may be a finalizer that asks."""
+        self._queue.add(operation)
+        self._keeper.ring()
+
+    def _submit(self, operation: op.Operation) -> None:
+        """Have it done now, with all that was queued before it.
+
+        Raises:
+            LedgerUnavailable: the store did not answer.
+        """
+        if self._is_closed:
+            raise LedgerUnavailable(f"ledger {self._store.shown} was closed; open it again with configure(ledger=...)")
+        self._queue.submit(operation)
+
+    def _look_at(self, batch: Sequence[op.Operation]) -> None:
+        """Something of this process was written."""
+        if self._line.tickets and any(isinstance(operation, _MAKES_ROOM) for operation in batch):
+            self._keeper.ring()
+
+    def flush(self, timeout: float | None = None) -> bool:
+        return self._queue.flush(timeout)
+
+    def retire(self) -> None:
+        self._retired_at = time.monotonic()
+        self._keeper.ring()
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self.flush(_EXIT_SECONDS)
+        self._is_closed = True
+        self._keeper.dismiss()
+        with self._queue.lock:
+            self._store.close()
+
+    # The line
+
+    def park(
+        self,
+        hold_id: int,
+        accounts: Sequence[Account],
+        need: Need,
+        *,
+        wake: Callable[[], None],
+        owner: Hashable = None,
+        call: Any = None,
+        forced: Collection[Account] = (),
+        ttl_seconds: float | None = None,
+        renew: Callable[[], Need] | None = None,
+    ) -> Answer | Ticket:
+        def ask(need: Need) -> Answer:
+            return self._reserve(hold_id, accounts, need, owner, call, forced, ttl_seconds)
+
+        answer = self.reserve(hold_id, accounts, need, owner=owner, call=call, forced=forced, ttl_seconds=ttl_seconds)
+        if not is_contended(answer):
+            return answer
+        assert isinstance(answer, Shortfall)
+        waiter = Waiter(
+            hold_id=hold_id,
+            accounts=tuple(accounts),
+            need=need,
+            owner=owner,
+            call=call,
+            forced=forced,
+            ttl_seconds=ttl_seconds,
+            wake=wake,
+            renew=renew,
+            place=0,
+            ask=ask,
+            short=answer,
+        )
+        if not self._line.park(waiter, (self._open, self._views)):
+            return answer
+        self._keeper.ring()
+        return waiter
+
+    def unpark(self, ticket: Ticket) -> Grant | None:
+        assert isinstance(ticket, Waiter)
+        self._line.leave(ticket.hold_id)
+        if ticket.is_claimed_by("waiter"):
+            return None
+        hold = self._open.get(ticket.hold_id)
+        return None if hold is None else hold.grant
+
+    def still_hopeful(self, ticket: Ticket) -> bool:
+        assert isinstance(ticket, Waiter)
+        return ticket.answer is not None or self._line.is_hopeful(ticket, (self._open, self._views))
+
+    # The ledger's own thread
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._queue.is_filled or self._open or self._retired_at is not None)
+
+    def work(self) -> float:
+        """Write what is queued, serve those who wait, and say that this process is there; seconds until the next time."""
+        if not self._line.tickets:
+            time.sleep(_FLUSH_SECONDS)
+        try:
+            self._queue.catch_up()
+            if self._open and time.monotonic() - self._alive_at > _HEARTBEAT_SECONDS:
+                self._alive_at = time.monotonic()
+                with self._queue.lock:
+                    self._store.keep_alive()
+                self.expire()
+            self._line.serve(self.release)
+            if self._keep_seconds is not None and time.monotonic() - self._pruned_at > _PRUNE_SECONDS:
+                self._pruned_at = time.monotonic()
+                self._store.prune(self.now_seconds() - self._keep_seconds)
+        except LedgerUnavailable as error:
+            if not self._pause_seconds and not self._is_closed:
+                _logger.error("%s; what is queued will be written when it answers", error)
+            self._pause_seconds = min(_LONGEST_PAUSE_SECONDS, max(_FIRST_PAUSE_SECONDS, 2 * self._pause_seconds))
+            return self._pause_seconds
+        self._pause_seconds = 0.0
+        if self._retired_at is not None and not self._open and time.monotonic() - self._retired_at > _RETIRE_SECONDS:
+            self.close()
+        if self._line.tickets:
+            return _SERVE_SECONDS
+        return _HEARTBEAT_SECONDS if self._retired_at is None else _RETIRE_SECONDS
+
+
+def _unique(accounts: Iterable[Account]) -> tuple[Account, ...]:
+    """Each account once.
+
+    Raises:
+        ValueError: a key that is no text.
+    """
+    found: dict[str, Account] = {}
+    for account in accounts:
+        if not isinstance(account.key, str):
+            raise ValueError(f"account key {account.key!r} is a {type(account.key).__name__}; a database keeps text")
+        found.setdefault(account.key, account)
+    return tuple(found.values())
+
+
+_ledgers: weakref.WeakSet[StoredLedger] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for ledger in list(_ledgers):
+        ledger._after_fork_in_child()
+
+
+def _at_exit() -> None:
+    for ledger in list(_ledgers):
+        ledger.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)

@@ -1,0 +1,44 @@
+"""What a process has seen of accounts in a database, so that it need not ask for what it only wants to know roughly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import attrs
+
+from farebox.ledgers import Account, Grant, View
+from farebox.ledgers._fitting import Amounts
+
+_MOST_SEEN: Final = 10_000
+
+
+class Views(dict[str, View]):
+    """Accounts as last seen, by key; beyond the bound those that were seen first are forgotten first."""
+
+    def see(self, views: Mapping[str, View]) -> None:
+        """Take note of how accounts are now."""
+        self.update(views)
+        while len(self) > _MOST_SEEN:
+            self.pop(next(iter(self)), None)
+
+    def settle(self, accounts: Iterable[Account], grant: Grant, amounts: Amounts) -> None:
+        """Take note of a hold that this process has settled, which the store will be told."""
+        for account in accounts:
+            view = self.get(account.key)
+            if view is not None:
+                self[account.key] = _settled(view, grant, amounts)
+
+
+def _settled(view: View, grant: Grant, amounts: Amounts) -> View:
+    was = view.balance
+    balance = attrs.evolve(
+        was,
+        spent_usd_nanos=was.spent_usd_nanos + amounts[0],
+        reserved_usd_nanos=max(0, was.reserved_usd_nanos - grant.usd_nanos),
+        spent_tokens=was.spent_tokens + amounts[1],
+        reserved_tokens=max(0, was.reserved_tokens - grant.tokens),
+        spent_calls=was.spent_calls + amounts[2],
+        reserved_calls=max(0, was.reserved_calls - grant.calls),
+    )
+    return attrs.evolve(view, balance=balance)
