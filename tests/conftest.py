@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+os.environ["FAREBOX_CONFIG"] = ""  # no farebox.toml of whoever runs the tests
+
 STORM = os.environ.get("FAREBOX_STORM") == "long"
 
 settings.register_profile("short", deadline=None, derandomize="CI" in os.environ)
@@ -49,7 +51,7 @@ def fresh() -> Iterator[None]:
     assert farebox.current() is None
     _config.was_instrumented = True  # a budget without an SDK is what most unit tests look at
     _config._layers.clear()
-    _config._base = _config._state = None  # as in a process that begins
+    _config._base = _config._state = _config._unopened = None  # as in a process that begins
     with farebox.configure(prices="{}", tags={}):
         yield
         farebox.uninstrument()

@@ -94,7 +94,7 @@ def test_an_estimate_holds_nothing_and_leaves_no_row() -> None:
 
 
 def test_a_model_without_a_price_is_refused_with_the_line_to_write() -> None:
-    with pytest.raises(farebox.UnpricedModel) as caught:
+    with pytest.raises(farebox.errors.UnpricedModel) as caught:
         estimate("my-own-llm", "hi")
     assert "write farebox.set_price('my-own-llm', input_per_million=..., output_per_million=...)" in str(caught.value)
 
@@ -106,7 +106,7 @@ ANTHROPIC_FIRST = (
 
 
 def test_a_misspelt_model_is_answered_with_similar_names_whoever_has_them() -> None:
-    with pytest.raises(farebox.UnpricedModel, match=r"priced and similar: .*gpt-4o"):
+    with pytest.raises(farebox.errors.UnpricedModel, match=r"priced and similar: .*gpt-4o"):
         estimate("gpt-4oo", "hi")
 
 

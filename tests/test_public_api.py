@@ -30,6 +30,7 @@ FIELDS: dict[str, Any] = {
     "response": {"id": "resp_1"},
     "provider_name": "openai",
     "what": ("image_url",),
+    "tag": "tenant",
     "model": "gpt-5-mini",
 }
 

@@ -35,7 +35,7 @@ def rooms(names: str) -> frozenset[str]:
 
 RECORDS = rooms("errors _money _call")
 CONTRACTS = RECORDS | rooms("signals providers prices ledgers")
-BUDGETS = CONTRACTS | rooms("on_exceed _budget _needs _config")
+BUDGETS = CONTRACTS | rooms("on_exceed _windows _budget_words _budget _needs _config")
 
 ROOMS = {
     "errors": Room("everybody raises them, so they know nobody"),
@@ -46,20 +46,34 @@ ROOMS = {
     "prices": Room("a price depends on a call, not on who pays", RECORDS),
     "ledgers": Room("a store keeps accounts and rows, and never asks for a price", RECORDS),
     "on_exceed": Room("a mode reads numbers and answers; `typed`: what it reads", CONTRACTS, typed=rooms("_budget")),
-    "_budget": Room("what a budget is: limits, a window, a mode", CONTRACTS | rooms("on_exceed")),
+    "_windows": Room("when a limit starts again; knows the clock and nothing of ours"),
+    "_keys": Room("the names of accounts; knows the windows they end with", rooms("_windows")),
+    "_budget_words": Room("how the words of a budget are read; keeps nothing", CONTRACTS | rooms("on_exceed _windows")),
+    "_budget": Room("what a budget is: limits, a window, a mode", CONTRACTS | rooms("on_exceed _windows _budget_words")),
     "_needs": Room("how much to grant a call that names no cap: statistics, no money"),
     "_tally": Room("what a row adds to a report", RECORDS),
-    "_config": Room("what a process has one of", CONTRACTS | rooms("on_exceed _budget _needs _tally")),
+    "_rows": Room("how a row is summed and written down", RECORDS | rooms("ledgers _tally")),
+    "_settings_file": Room("where a word stands in a file", rooms("errors")),
+    "_settings": Room("what files and the environment say", CONTRACTS | rooms("on_exceed _windows _budget_words _budget _settings_file")),
+    "_config": Room(
+        "what a process has one of",
+        CONTRACTS | rooms("on_exceed _windows _budget_words _budget _needs _rows"),
+        later=rooms("_settings"),
+        typed=rooms("_settings"),
+    ),
     "_threads": Room("carries any context variable into threads; knows none of ours"),
     "_imports": Room("runs a function once a module is imported; knows nothing of ours"),
     "_warn": Room("a warning at the program's own line; knows nothing of ours"),
     "_frames": Room("what one entry of a scope holds", BUDGETS),
-    "_scope": Room("where a budget applies; does not decide calls", BUDGETS | rooms("_threads _frames _warn")),
+    "_standing": Room("which accounts of the ledger a call is held against", BUDGETS | rooms("_frames _keys")),
+    "_scope": Room("where a budget applies; does not decide calls", BUDGETS | rooms("_threads _frames _standing _warn")),
     "_line": Room("how a thread or a task waits for money", CONTRACTS),
     "_speak": Room("what farebox says: errors, warnings, decisions", BUDGETS | rooms("_frames _warn")),
-    "_plan": Room("what a call can cost at most", BUDGETS | rooms("_frames _speak")),
-    "_rungs": Room("what happens below the limit", BUDGETS | rooms("_frames")),
-    "_negotiate": Room("what happens when a call does not fit", BUDGETS | rooms("_frames _line _speak _plan _rungs")),
+    "_plan": Room("what a call can cost at most", BUDGETS | rooms("_frames _standing _line _speak")),
+    "_rungs": Room("what happens below the limit", BUDGETS | rooms("_frames _line")),
+    "_negotiate": Room(
+        "what happens when a call does not fit", BUDGETS | rooms("_frames _standing _line _speak _plan _rungs")
+    ),
     "_enforce": Room(
         "the subscriber: the one place where all of it meets",
         BUDGETS | rooms("_scope _line _speak _plan _rungs _negotiate"),
@@ -72,15 +86,20 @@ ROOMS = {
         "as above, and the scope that one client brings along",
         rooms("errors _call signals providers _seam _threads _imports _frames _scope"),
     ),
-    "_report": Room("asks the ledger; changes nothing", RECORDS | rooms("signals ledgers _tally _config")),
-    "_record": Room("puts on the books what no SDK saw", BUDGETS | rooms("_scope _plan _speak")),
+    "_buckets": Room("what times are called in a zone", rooms("ledgers _windows")),
+    "_report": Room(
+        "asks the ledger; changes nothing", RECORDS | rooms("signals ledgers _windows _buckets _tally _config")
+    ),
+    "export": Room("as above, line by line", RECORDS | rooms("_report")),
+    "_status": Room("what a person asks and says of standing budgets", BUDGETS | rooms("_keys _standing")),
+    "_record": Room("puts on the books what no SDK saw", BUDGETS | rooms("_scope _standing _plan _speak")),
     "_reserve": Room("as above", RECORDS | rooms("signals _scope")),
     "_estimate": Room("asks the prices; changes nothing", BUDGETS | rooms("_scope")),
     "__init__": Room(
         "the public names: no sink, tool or server",
-        BUDGETS | rooms("_frames _scope _enforce _instrument _report _record _reserve _estimate"),
+        BUDGETS | rooms("_frames _scope _enforce _instrument _report _record _reserve _estimate _status"),
     ),
-    "types": Room("names for annotations", rooms("_call _estimate _frames _instrument _report _reserve")),
+    "types": Room("names for annotations", rooms("_call _estimate _frames _instrument _report _reserve _status")),
     "telemetry": Room("a sink subscribes to the bus like anybody's", RECORDS | rooms("signals")),
     "testing": Room("stands outside: its bill judges ours, so they share no code", later=rooms("__init__")),
     "cli": Room("stands outside like a user", RECORDS | rooms("__init__")),
@@ -108,7 +127,7 @@ MOST_LINES = 500
 
 #: Packages that `import farebox` must not load: SDKs, their transports, drivers, and tables that take time.
 HEAVY = rooms(
-    "openai anthropic google genai_prices httpx httpx2 requests urllib3 pydantic pydantic_core anyio sqlite3 redis "
+    "openai anthropic google zoneinfo genai_prices httpx httpx2 requests urllib3 pydantic pydantic_core anyio sqlite3 redis "
     "click rich opentelemetry pytest"
 )
 

@@ -1,7 +1,8 @@
 """farebox stops an LLM call before it overspends, and says who spent the rest."""
 
 from farebox import _enforce as _enforce  # subscribes enforcement to the bus
-from farebox import on_exceed, signals
+from farebox import on_exceed as on_exceed
+from farebox import signals as signals
 from farebox._config import configure, set_price
 from farebox._estimate import estimate
 from farebox._instrument import instrument, uninstrument
@@ -9,12 +10,12 @@ from farebox._record import record
 from farebox._report import calls, report
 from farebox._reserve import reserve
 from farebox._scope import budget, carry, current, detach, tag, track
-from farebox.errors import BudgetExceeded, FareboxError, UnpricedModel
+from farebox._status import flush, kill, reset, set_limit, status, top_up, unkill
+from farebox.errors import BudgetExceeded, FareboxError
 
 __all__ = [
     "BudgetExceeded",
     "FareboxError",
-    "UnpricedModel",
     "budget",
     "calls",
     "carry",
@@ -22,14 +23,19 @@ __all__ = [
     "current",
     "detach",
     "estimate",
+    "flush",
     "instrument",
-    "on_exceed",
+    "kill",
     "record",
     "report",
     "reserve",
+    "reset",
+    "set_limit",
     "set_price",
-    "signals",
+    "status",
     "tag",
+    "top_up",
     "track",
     "uninstrument",
+    "unkill",
 ]

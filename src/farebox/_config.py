@@ -1,27 +1,34 @@
-"""What this process has been told: its ledger, its prices, its own tags, the useful minimum of an answer."""
+"""What this process has been told: its ledger, its standing budgets, its prices, its own tags."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any, Final, Never
+from typing import TYPE_CHECKING, Any, Final, Never, get_args
 
 import attrs
 
+from farebox import signals
+from farebox._budget import Budget
+from farebox._budget_words import OnLedgerError
 from farebox._call import EMPTY_TAGS, read_tags
 from farebox._money import UsdLike
-from farebox._needs import USEFUL_TOKENS, Needs
-from farebox._tally import coarsen, fold
+from farebox._needs import USEFUL_TOKENS, Needs, Site
+from farebox._rows import FORM
+from farebox._windows import read_span
+from farebox.errors import LedgerUnavailable
 from farebox.ledgers import Ledger, open_ledger
 from farebox.prices import RateCard, read_prices
 from farebox.prices.bounds import InputEstimate
 
-_MOST_ANSWERS: Final = 10_000
+if TYPE_CHECKING:
+    from farebox._settings import Settings
 
-PRICES_VARIABLE: Final = "FAREBOX_PRICES"
+_MOST_ANSWERS: Final = 10_000
 
 
 @attrs.frozen
@@ -38,6 +45,18 @@ class State:
     useful_output_tokens: int = USEFUL_TOKENS
     #: Tokens of the answers that a later call can go on from, by id; the oldest are forgotten first.
     answers: dict[str, int] = attrs.field(factory=dict)
+    #: Whether somebody said where to keep money; the default forgets it with the process.
+    is_ledger_chosen: bool = False
+    #: Budgets over every call of the process.
+    standing: tuple[Budget, ...] = ()
+    #: The accounts that standing budgets have in `ledger`; a cache of `_standing`'s.
+    standing_lines: dict[Any, Any] = attrs.field(factory=dict)
+    #: What becomes of a call while the ledger does not answer: it is refused, or sent and charged later.
+    on_ledger_error: OnLedgerError = "closed"
+
+    def learn(self, site: Site, output_tokens: int, is_cut: bool) -> None:
+        """Take note of one answer, here and for programs that start later."""
+        self.ledger.learn(site.key, site.learn(output_tokens, is_cut))
 
     def remember_answer(self, response_id: str, tokens: int) -> None:
         """Keep how many tokens a call brings along that goes on from this answer."""
@@ -54,30 +73,79 @@ _lock = threading.RLock()
 _base: State | None = None
 _layers: list[tuple[weakref.ref[Configuration], dict[str, Any]]] = []
 _state: State | None = None
+#: The ledger that a file or the environment names, until it is opened: not before it is known that no code names another.
+_unopened: Settings | None = None
 
 
 def state() -> State:
     """The set in force, made on first use.
 
     Raises:
-        ValueError: `FAREBOX_PRICES` is malformed; the message names the place.
+        ValueError: farebox.toml, `FAREBOX_PRICES` or another variable is malformed; the message names the place.
+        LedgerUnavailable: the ledger they name can't be reached.
     """
     return _state or _first_state()
 
 
 def _first_state() -> State:
-    global _base, _state
     with _lock:
-        if _state is None:
-            memory = _open("memory://")
-            _base = _state = State(
-                memory, memory, _card_with_prices_of(os.environ.get(PRICES_VARIABLE)), Needs(), InputEstimate()
-            )
+        _begin()
+        _rebuild()
+        assert _state is not None
         return _state
 
 
-def _open(url: str) -> Ledger:
-    return open_ledger(url, fold=fold, coarsen=coarsen)
+def _begin() -> None:
+    """Read what files and the environment say, once."""
+    global _base, _unopened
+    if _base is not None:
+        return
+    from pathlib import Path
+
+    from farebox._settings import read_settings
+
+    settings = read_settings(os.environ, Path())
+    memory = _open("memory://")
+    begun = State(memory, memory, _card_with_prices_of(settings.prices), Needs(), InputEstimate())
+    changes = _changes_of(
+        tags=settings.tags,
+        useful_output_tokens=settings.useful_output_tokens,
+        on_ledger_error=settings.on_ledger_error,
+    )
+    for budget in settings.budgets:
+        budget.check_modes(begun.card)
+    _base = attrs.evolve(begun, standing=settings.budgets, **changes)
+    _unopened = settings if settings.ledger is not None else None
+
+
+def _rebuild() -> None:
+    """Lay what was set over what the process began with, and settle what nobody can take back any more."""
+    global _base, _state, _unopened
+    assert _base is not None
+    while _layers and _layers[0][0]() is None:
+        changes = _layers.pop(0)[1]
+        _base = attrs.evolve(_base, **changes)
+        if "ledger" in changes:
+            _unopened = None
+    if _unopened is not None and not any("ledger" in changes for _, changes in _layers):
+        try:
+            opened = _changes_of(ledger=_unopened.ledger, keep=_unopened.keep)
+        except (ValueError, LedgerUnavailable) as error:
+            raise type(error)(f"{_unopened.source or 'the environment'}: {error}") from error
+        _base, _unopened = attrs.evolve(_base, **opened), None
+    made = _base
+    for _, changes in _layers:
+        made = attrs.evolve(made, **changes)
+    for budget in made.standing:
+        check_ledger(budget, made)
+    _state = made
+
+
+def _open(url: str, clock: Callable[[], float] | None = None) -> Ledger:
+    ledger = open_ledger(url, form=FORM) if clock is None else open_ledger(url, form=FORM, clock=clock)
+    # Exit handlers run last in, first out: what finalizers left is settled before the ledger writes all it has.
+    atexit.register(signals.settle_late_calls)
+    return ledger
 
 
 def _card_with_prices_of(text: str | None) -> RateCard:
@@ -90,8 +158,12 @@ class Configuration:
     def undo(self) -> None:
         """Take back what this one set, in whatever order; a second time does nothing."""
         with _lock:
+            mine = [changes for handle, changes in _layers if handle() is self]
             _layers[:] = [layer for layer in _layers if layer[0]() is not self]
             _rebuild()
+        for changes in mine:
+            if "ledger" in changes:
+                changes["ledger"].retire()
 
     def __enter__(self) -> Configuration:
         return self
@@ -105,38 +177,78 @@ class Configuration:
 def configure(
     *,
     ledger: str | None = None,
+    budgets: Iterable[Any] | None = None,
     tags: Mapping[str, object] | None = None,
     prices: str | None = None,
     useful_output_tokens: int | None = None,
+    on_ledger_error: OnLedgerError | None = None,
+    keep: str | None = None,
+    clock: Callable[[], float] | None = None,
     **unknown: Never,
 ) -> Configuration:
     """Set what is given, leave the rest.
 
     Args:
-        ledger: A URL; `"memory://"` starts an empty one, that has learnt nothing of calls yet.  Calls in flight settle where they began.
+        ledger: Where money is kept, a URL: `"sqlite:///farebox.db"` for the processes of one machine, `"redis://host"` for
+            many, `"memory://"` for this one; that starts an empty one.  Calls in flight settle where they began.
+        budgets: Standing budgets over every call of this process, with or without a scope: `[budget("org", usd=100,
+            per="day")]`.  They replace those set before.
         tags: Labels of every call of this process; those of a scope win over them.
         prices: Own prices, as in `FAREBOX_PRICES`: the path of a TOML file, or inline JSON.  They replace earlier ones.
         useful_output_tokens: The least cap worth sending where farebox chooses it (64); below it a call is refused.
+        on_ledger_error: While the ledger does not answer, `"closed"` refuses calls with `LedgerUnavailable`, and `"open"`
+            sends them and charges them once it answers again.
+        keep: How long the ledger keeps the rows of single calls, such as `"90d"`; their sums are kept for ever.  Goes with
+            `ledger`.
+        clock: Epoch seconds for the windows of standing budgets, in tests: `farebox.testing.FixedClock()`.  Goes with `ledger`.
 
     Returns:
         A handle that restores what was there before.
 
     Raises:
-        ValueError: an unknown option or ledger, a malformed price.
+        ValueError: an unknown option or ledger, a file that is no ledger or of a newer schema, a malformed price, a budget
+            of a scope among `budgets`, two of one name, a standing budget and no ledger chosen to keep it in.
         TypeError: a word of the wrong type.
+        LedgerUnavailable: the ledger can't be reached.
     """
     if unknown:
         word, value = next(iter(dict[str, Any](unknown).items()))
         raise ValueError(
-            f"{word}={value!r} is no option of configure(); choose from ledger, tags, prices, useful_output_tokens"
+            f"{word}={value!r} is no option of configure(); choose from ledger, budgets, tags, prices, "
+            "useful_output_tokens, on_ledger_error, keep, clock"
         )
+    with _lock:
+        _begin()
+        changes = _changes_of(ledger, budgets, tags, prices, useful_output_tokens, on_ledger_error, keep, clock)
+        handle = Configuration()
+        _layers.append((weakref.ref(handle), changes))
+        try:
+            _rebuild()
+        except BaseException:
+            _layers.pop()
+            if "ledger" in changes:
+                changes["ledger"].retire()
+            raise
+    return handle
+
+
+def _changes_of(
+    ledger: str | None = None,
+    budgets: Iterable[Any] | None = None,
+    tags: Mapping[str, object] | None = None,
+    prices: str | None = None,
+    useful_output_tokens: int | None = None,
+    on_ledger_error: OnLedgerError | None = None,
+    keep: str | None = None,
+    clock: Callable[[], float] | None = None,
+) -> dict[str, Any]:
+    """Fields of a state, from the words of `configure`; the ledger is opened last, when all other words are right."""
     changes: dict[str, Any] = {}
     for word, text, example in (("ledger", ledger, "memory://"), ("prices", prices, "prices.toml")):
         if text is not None and not isinstance(text, str):
             raise TypeError(f"{word}={text!r} is a {type(text).__name__}; write {word}={example!r}")
-    if ledger is not None:
-        opened = _open(ledger)
-        changes |= {"ledger": opened, "needs": Needs(), "input_estimate": InputEstimate(), "answers": {}}
+    if budgets is not None:
+        changes["standing"] = _read_budgets(budgets)
     if tags is not None:
         changes["tags"] = read_tags(tags)
     if prices is not None:
@@ -145,23 +257,65 @@ def configure(
         if type(useful_output_tokens) is not int or useful_output_tokens < 1:
             raise ValueError(f"useful_output_tokens={useful_output_tokens!r} is no cap; give a whole number from 1 up")
         changes["useful_output_tokens"] = useful_output_tokens
-    with _lock:
-        state()
-        handle = Configuration()
-        _layers.append((weakref.ref(handle), changes))
-        _rebuild()
-    return handle
+    if on_ledger_error is not None:
+        if on_ledger_error not in get_args(OnLedgerError):
+            raise ValueError(f"on_ledger_error={on_ledger_error!r} is unknown; choose 'closed' or 'open'")
+        changes["on_ledger_error"] = on_ledger_error
+    for word, given in (("keep", keep), ("clock", clock)):
+        if given is not None and ledger is None:
+            raise ValueError(f"{word}={given!r} is about a ledger; write configure(ledger=..., {word}=...)")
+    keep_seconds = None if keep is None else read_span(keep, f"keep={keep!r}")
+    if ledger is not None:
+        opened = _open(ledger, clock)
+        if keep_seconds is not None:
+            opened.keep(keep_seconds)
+        changes |= {
+            "ledger": opened,
+            "is_ledger_chosen": True,
+            "standing_lines": {},
+            "needs": Needs(opened.learnt()),
+            "input_estimate": InputEstimate(),
+            "answers": {},
+        }
+    return changes
 
 
-def _rebuild() -> None:
-    """Lay what was set over what the process began with, and settle what nobody can take back any more."""
-    global _base, _state
-    assert _base is not None
-    while _layers and _layers[0][0]() is None:
-        _base = attrs.evolve(_base, **_layers.pop(0)[1])
-    _state = _base
-    for _, changes in _layers:
-        _state = attrs.evolve(_state, **changes)
+def _read_budgets(given: Iterable[Any]) -> tuple[Budget, ...]:
+    """The budgets behind what `budget(...)` made.
+
+    Raises:
+        ValueError: one of a scope, or two of one name.
+        TypeError: something else.
+    """
+    found: list[Budget] = []
+    for one in [given] if hasattr(given, "budget_made") else given:
+        made = one if isinstance(one, Budget) else getattr(one, "budget_made", None)
+        if not isinstance(made, Budget):
+            raise TypeError(
+                f"budgets=[{one!r}] is a {type(one).__name__}; write budgets=[budget('org', usd=100, per='day')]"
+            )
+        if not made.is_standing:
+            raise ValueError(
+                f"budget {made.name!r} is one of a scope; among budgets= it needs a period, such as "
+                f"budget({made.name!r}, ..., per='day')"
+            )
+        if made.name in {other.name for other in found}:
+            raise ValueError(
+                f"two budgets are named {made.name!r}, and would share accounts; give one of them another name"
+            )
+        found.append(made)
+    return tuple(found)
+
+
+def check_ledger(budget: Budget, made: State) -> None:
+    """ValueError where there is no ledger that a standing budget could outlive its process or scope in."""
+    if made.is_ledger_chosen or budget.is_per_call:
+        return
+    period = next(term.period for term in budget.terms if term.period != "call")
+    raise ValueError(
+        f"budget {budget.name!r} is per {period} and kept in a ledger, and none was chosen; write "
+        'configure(ledger="sqlite:///farebox.db"), or ledger="memory://" to keep it in this process only'
+    )
 
 
 def set_price(

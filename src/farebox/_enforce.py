@@ -10,6 +10,7 @@ What a call can cost is `_plan`'s, what happens when it does not fit is `_negoti
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -18,7 +19,7 @@ import attrs
 
 from farebox import _config, _rungs, _speak, signals
 from farebox._call import Call
-from farebox._line import drive_task, drive_thread
+from farebox._line import Steps, Work, drive_task, drive_thread
 from farebox._negotiate import negotiate, refused, speaker_of
 from farebox._plan import Plan, quote
 from farebox._scope import current
@@ -54,16 +55,14 @@ def before_call(provider_name: str, *, call: Call) -> Coroutine[Any, Any, None] 
         refused(call, error, _config.state().ledger)
         raise
     answer = None
-    try:
-        if frame is not None and frame.has_rungs:
-            _rungs.enter_rungs(frame)
-        else:
+    if plan.is_quick and (plan.frame is None or not plan.frame.has_rungs):
+        try:
             answer = plan.reserve(call)
-    except BaseException:
-        plan.give_up(call)
-        raise
-    if type(answer) is Grant:
-        return None
+        except BaseException:
+            plan.give_up(call)
+            raise
+        if type(answer) is Grant:
+            return None
     steps = negotiate(call, plan, answer)
     if call.is_async:
         return drive_task(steps)
@@ -74,28 +73,37 @@ def before_call(provider_name: str, *, call: Call) -> Coroutine[Any, Any, None] 
 # ── before a retry ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def before_retry(provider_name: str, *, call: Call) -> None:
+def before_retry(provider_name: str, *, call: Call) -> Coroutine[Any, Any, None] | None:
     """An attempt died without an answer and may have been billed: hold one more bound, or do not try again.
 
     Raises:
         BudgetExceeded: there is no room; what was held for the attempts so far stays held until the call ends.
+        LedgerUnavailable: nobody knows whether there is.
     """
     plan: Plan | None = call.plan
     if plan is None or plan.grant is None:
-        return
+        return None
+    steps = _extend(call, plan, plan.grant)
+    if call.is_async and plan.journal.blocking:
+        return drive_task(steps)
+    drive_thread(steps)
+    return None
+
+
+def _extend(call: Call, plan: Plan, grant: Grant) -> Steps:
     speakers = () if plan.frame is None else plan.frame.budgets
     cannot_stop = tuple(speaker.account for speaker in speakers if not speaker.budget.mode.stops)
-    answer = plan.books.extend(call.number, plan.grant.usd_nanos, plan.grant.tokens, forced=cannot_stop)
-    if isinstance(answer, Shortfall):
-        if answer.kind == "oversized":  # not the call: its attempts together
-            answer = attrs.evolve(answer, kind="exhausted")
-        speaker = speaker_of(plan, answer)
-        _speak.publish_decision(speaker, _speak.short_of(call, speaker, answer), speaker.budget.mode.name, "stop")
-        raise _speak.exceeded(call, speaker, answer, call.scope)
-    if plan.journal is not plan.books:
-        plan.journal.extend(call.number, plan.grant.usd_nanos, plan.grant.tokens)
-    call.bound_usd_nanos += plan.grant.usd_nanos
-    call.bound_tokens += plan.grant.tokens
+    for ledger in (plan.books,) if plan.journal is plan.books or plan.is_unheld else (plan.books, plan.journal):
+        extend = functools.partial(ledger.extend, plan.hold_id, grant.usd_nanos, grant.tokens, forced=cannot_stop)
+        answer = (yield Work(extend, int)) if ledger.blocking else extend()
+        if isinstance(answer, Shortfall):
+            if answer.kind == "oversized":  # not the call: its attempts together
+                answer = attrs.evolve(answer, kind="exhausted")
+            speaker = speaker_of(plan, answer)
+            _speak.publish_decision(speaker, _speak.short_of(call, speaker, answer), speaker.budget.mode.name, "stop")
+            raise _speak.exceeded(call, speaker, answer, call.scope)
+    call.bound_usd_nanos += grant.usd_nanos
+    call.bound_tokens += grant.tokens
 
 
 # ── after a call ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -126,8 +134,11 @@ def after_call(provider_name: str, *, call: Call) -> None:
     # None: nothing can have been billed, and everything is given back.
     tokens = None if call.outcome in _UNBILLED and not call.dead_attempts else tokens_in + tokens_out
     if plan.journal is not plan.books:
-        _pay(plan.books, call, nanos or 0, tokens, None)
-    _pay(plan.journal, call, nanos or 0, tokens, call)
+        _pay(plan.books, call, plan.hold_id, nanos or 0, tokens, None)
+    if plan.is_unheld:
+        plan.journal.charge(plan.hold_id, plan.standing, nanos or 0, tokens or 0, int(tokens is not None), call)
+    else:
+        _pay(plan.journal, call, plan.hold_id, nanos or 0, tokens, call)
     call.plan = None  # not before it is paid: who is interrupted here comes again
     if nanos is None:
         _speak.warn_unpriced(call)
@@ -140,14 +151,14 @@ def after_call(provider_name: str, *, call: Call) -> None:
         _rungs.enter_rungs(plan.frame)
 
 
-def _pay(ledger: Ledger, call: Call, nanos: int, tokens: int | None, row: Call | None) -> None:
+def _pay(ledger: Ledger, call: Call, hold_id: int, nanos: int, tokens: int | None, row: Call | None) -> None:
     if call.was_closed:
         # It may be a finalizer of the program's that closes, in the middle of a ledger's operation: take no lock.
-        ledger.settle_later(call.number, nanos, tokens or 0, 1, row)
+        ledger.settle_later(hold_id, nanos, tokens or 0, 1, row)
     elif tokens is not None:
-        ledger.settle(call.number, nanos, tokens, 1, row)
+        ledger.settle(hold_id, nanos, tokens, 1, row)
     else:
-        ledger.release(call.number, row)
+        ledger.release(hold_id, row)
 
 
 #: How a call ends of which the last attempt can't have been billed.
@@ -209,7 +220,7 @@ def _learn(call: Call, plan: Plan) -> None:
     if call.is_continuable and call.response_id:
         plan.state.remember_answer(call.response_id, usage.total_tokens)
     if site is not None:
-        site.learn(-(-usage.output_tokens // call.choices), call.is_cut)
+        plan.state.learn(site, -(-usage.output_tokens // call.choices), call.is_cut)
     if call.is_cut and call.sent_cap is not None and frame is not None and frame.budgets:
         capped = (speaker for speaker in frame.budgets if speaker.budget.output_cap == call.sent_cap)
         _speak.publish_cut(call, next(capped, frame.budgets[0]), call.sent_cap, warns=plan.cut_by is None)

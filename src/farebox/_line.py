@@ -1,15 +1,17 @@
-"""Waiting in line for calls in flight to settle: one thread or one task at a time, and only when money is short.
+"""Waiting, for calls in flight to settle, for a window to turn, or for a store to answer: one thread or one task at a time.
 
-The ledger keeps the line and hands money over; here is how a thread parks and how a task does.  `Line` is what a generator
-yields when it wants to wait; `drive_thread` and `drive_task` run such a generator, and differ only in how they wait.
+A generator yields what it waits for: a `Line` for money, a `Pause` until an instant, or a `Work` that must not run on an
+event loop.  `drive_thread` and `drive_task` run such a generator, and differ only in how they wait.
 """
 
 from __future__ import annotations
 
+import functools
+import os
 import threading
 import time
 from collections.abc import Callable, Generator
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -26,6 +28,7 @@ class Line:
     """A wait for calls in flight to settle: whose, for what, and for how long at most."""
 
     call: Call
+    hold_id: int
     ledger: Ledger
     accounts: tuple[Account, ...]
     need: Need
@@ -37,7 +40,7 @@ class Line:
 
     def enter(self, wake: Callable[[], None]) -> Answer | Ticket:
         return self.ledger.park(
-            self.call.number,
+            self.hold_id,
             self.accounts,
             self.need,
             owner=self.owner,
@@ -63,40 +66,120 @@ class Line:
 
     def abandon(self) -> None:
         """Out of the line for good, wherever the wait was cut short: a grant that came at the last moment goes back."""
-        self.ledger.release_later(self.call.number)  # a task that waits may be collected at any moment
+        self.ledger.release_later(self.hold_id)  # a task that waits may be collected at any moment
 
 
-Steps = Generator[Line, Answer, None]
+@attrs.frozen(eq=False)
+class Work:
+    """Something a store is asked, which may take a while.
+
+    `undo` takes back what came of it, where the one who asked was cancelled meanwhile.
+    """
+
+    run: Callable[[], Any]
+    undo: Callable[[], object]
+
+
+@attrs.frozen(eq=False)
+class Pause:
+    """Nothing, for so many seconds."""
+
+    seconds: float
+
+
+Steps = Generator[Line | Work | Pause, Any, Any]
 
 
 def drive_thread(steps: Steps) -> None:
-    """Run `steps` to its end, parking this thread wherever it wants to wait."""
-    answer: Answer | None = None
+    """Run `steps` to its end, and let this thread wait wherever it wants to."""
+    step: Callable[[], Line | Work | Pause] = functools.partial(next, steps)
     while True:
         try:
-            line = next(steps) if answer is None else steps.send(answer)
+            wish = step()
         except StopIteration:
             return
         try:
-            answer = _wait_thread(line)
+            answer = _wait_thread(wish) if isinstance(wish, Line) else _do_in_thread(wish)
         except BaseException as error:
-            steps.throw(error)
-            raise
+            step = functools.partial(steps.throw, error)
+        else:
+            step = functools.partial(steps.send, answer)
 
 
 async def drive_task(steps: Steps) -> None:
-    """Run `steps` to its end, parking this task wherever it wants to wait."""
-    answer: Answer | None = None
+    """Run `steps` to its end, and let this task wait wherever it wants to."""
+    step: Callable[[], Line | Work | Pause] = functools.partial(next, steps)
     while True:
         try:
-            line = next(steps) if answer is None else steps.send(answer)
+            wish = step()
         except StopIteration:
             return
         try:
-            answer = await _wait_task(line)
+            answer = await (_wait_task(wish) if isinstance(wish, Line) else _do_in_task(wish))
         except BaseException as error:
-            steps.throw(error)
-            raise
+            step = functools.partial(steps.throw, error)
+        else:
+            step = functools.partial(steps.send, answer)
+
+
+def _do_in_thread(wish: Work | Pause) -> Any:
+    if isinstance(wish, Work):
+        return wish.run()
+    import asyncio
+
+    if asyncio._get_running_loop() is None:  # a thread that runs an event loop must not stand still
+        time.sleep(wish.seconds)
+    return None
+
+
+async def _do_in_task(wish: Work | Pause) -> Any:
+    import asyncio
+
+    if isinstance(wish, Pause):
+        await asyncio.sleep(wish.seconds)
+        return None
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        return wish.run()  # under another event loop than asyncio's there is nobody to hand it to
+    return await _off_loop(loop, wish)
+
+
+#: Threads that ask stores for event loops: their own, since a program may have filled up the loop's.
+_askers: Any = None
+_MOST_ASKERS: Final = 32
+
+
+def _forget_askers() -> None:
+    global _askers
+    _askers = None
+
+
+os.register_at_fork(after_in_child=_forget_askers)
+
+
+def in_background(run: Callable[[], object]) -> Any:
+    """Have one of these threads do it; returns its `concurrent.futures.Future`."""
+    global _askers
+    if _askers is None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        _askers = ThreadPoolExecutor(_MOST_ASKERS, thread_name_prefix="farebox-ask")
+    return _askers.submit(run)
+
+
+async def _off_loop(loop: Any, work: Work) -> Any:
+    """Have another thread do it.  Where this task is cancelled meanwhile, what comes of it is taken back."""
+    import asyncio
+
+    job = in_background(work.run)
+    answer = asyncio.wrap_future(job, loop=loop)
+    try:
+        return await asyncio.shield(answer)
+    except BaseException:
+        if not job.cancel():
+            job.add_done_callback(lambda done: work.undo())
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else will ask for it
+        raise
 
 
 def _wait_thread(line: Line) -> Answer:
@@ -132,11 +215,14 @@ async def _wait_task(line: Line) -> Answer:
         try:
             loop.call_soon_threadsafe(woken.set)
         except RuntimeError:  # the loop is gone, and with it whoever waited
-            line.ledger.release(line.call.number)
+            line.ledger.release_later(line.hold_id)
 
     deadline = line.deadline()
     try:
-        ticket = line.enter(wake)
+        if line.ledger.blocking:
+            ticket: Answer | Ticket = await _off_loop(loop, Work(functools.partial(line.enter, wake), line.abandon))
+        else:
+            ticket = line.enter(wake)
         if not isinstance(ticket, Ticket):
             return ticket
         while ticket.answer is None and (left := deadline - time.monotonic()) > 0:

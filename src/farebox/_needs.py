@@ -14,7 +14,11 @@ rather than start with less than 0.8 p99.  `benchmarks/admission.py` measures it
 from __future__ import annotations
 
 import threading
-from typing import Final
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+_NOTHING: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 PRIOR_TOKENS: Final = 2_048
 #: 97 of 100 reasoning answers stay below, where they are spread from 2,000 to 30,000 tokens.
@@ -50,29 +54,36 @@ class Site:
         "_p99",
         "_samples",
         "_top",
+        "key",
         "known",
         "open_calls",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, key: str = "", learnt: Mapping[int, int] = _NOTHING) -> None:
+        #: Its name where what was learnt outlives the process.
+        self.key = key
         #: Numbers of the calls that wait or are in flight, oldest first: a dict, since adding to it and taking away are
         #: atomic and a counter is not.
         self.open_calls: dict[int, None] = {}
-        self.known = 0
-        self._is_warm = False
+        self.known = sum(learnt.values())
+        self._is_warm = self.known >= _JUDGED_BY
         #: The number of the last of the calls it is judged by, once that has begun.
         self._last_judged: int | None = None
         self._fresh: list[int] = []
         self._folding = threading.RLock()
-        self._buckets: dict[int, int] = {}
-        self._samples = 0
+        self._buckets: dict[int, int] = dict(learnt)
+        self._samples = self.known
         #: The bucket of p99, and how many samples lie above it: most new ones move neither, and are counted and no more.
         self._top, self._above = -1, 0
         self._p99 = 0
+        if learnt:
+            self._find_p99(self._most_above())
 
-    def learn(self, output_tokens: int, is_cut: bool) -> None:
-        """Take note of one answer; folded in when the next call asks."""
-        self._fresh.append(output_tokens * 2 if is_cut else output_tokens)
+    def learn(self, output_tokens: int, is_cut: bool) -> int:
+        """Take note of one answer; folded in when the next call asks.  Returns its bucket."""
+        tokens = output_tokens * 2 if is_cut else output_tokens
+        self._fresh.append(tokens)
+        return _bucket(tokens)
 
     def is_cold(self) -> bool:
         """Whether too few answers are known to judge by.  Once warm, a site stays so."""
@@ -120,9 +131,12 @@ class Site:
                 self._buckets = buckets = {bucket: n // 2 for bucket, n in buckets.items() if n > 1}
                 self._samples = sum(buckets.values())
                 self._above = self._samples  # makes it look anew
-            most_above = 0 if self._samples < _EXACT_BELOW else self._samples // 100
+            most_above = self._most_above()
             if not self._above <= most_above < self._above + buckets.get(top, 0):
                 self._find_p99(most_above)
+
+    def _most_above(self) -> int:
+        return 0 if self._samples < _EXACT_BELOW else self._samples // 100
 
     def _find_p99(self, most_above: int) -> None:
         above = 0
@@ -145,9 +159,14 @@ def _upper_edge(bucket: int) -> int:
 
 
 class Needs:
-    """The call sites of this process; beyond the bound the oldest is forgotten first."""
+    """The call sites of this process; beyond the bound the oldest is forgotten first.
 
-    def __init__(self) -> None:
+    Args:
+        learnt: What programs before this one have learnt: counts by bucket, by the key of a site.
+    """
+
+    def __init__(self, learnt: Mapping[str, Mapping[int, int]] = _NOTHING) -> None:
+        self._learnt = learnt
         self._sites: dict[tuple[str, str, str], Site] = {}
         self._lock = threading.Lock()
 
@@ -157,7 +176,8 @@ class Needs:
         found = self._sites.get(key)
         if found is None:
             with self._lock:
-                found = self._sites.setdefault(key, Site())
+                text = "\n".join(key)
+                found = self._sites.setdefault(key, Site(text, self._learnt.get(text, _NOTHING)))
                 while len(self._sites) > _MOST_SITES:
                     del self._sites[next(iter(self._sites))]
         return found

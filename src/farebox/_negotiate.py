@@ -5,48 +5,59 @@ Written once as a generator, which two drivers run (`_line`): one parks a thread
 
 from __future__ import annotations
 
+import functools
 import time
-from typing import Final
+from collections.abc import Generator
+from typing import Any, Final
 
 from farebox import _rungs, _speak
 from farebox._call import Call
-from farebox._frames import BudgetFrame
-from farebox._line import Line, Steps
-from farebox._plan import Plan, quote_again, renewal
-from farebox.errors import ScopeEnded
-from farebox.ledgers import Answer, Ledger, Shortfall
+from farebox._frames import Speaker
+from farebox._line import Line, Pause, Steps, Work
+from farebox._plan import Plan, quote_again, quote_in_new_window, renewal
+from farebox._standing import scope_of
+from farebox.errors import LedgerUnavailable, ScopeEnded
+from farebox.ledgers import Answer, Grant, Ledger, Shortfall, WindowClosed
 from farebox.on_exceed import Decision, Proceed, Rewrite, Short, Stop, Wait
 
 #: How often the modes of one call are asked before it is refused: a callable may rewrite a call for ever.
 _MOST_ROUNDS: Final = 16
+#: How often a call is quoted anew because a window turned under it.
+_MOST_TURNS: Final = 3
 
 
 def negotiate(call: Call, plan: Plan, answer: Answer | None) -> Steps:
     """Let the budgets that are short speak, innermost first, until the call fits or one says stop.
 
-    With no answer yet the rungs speak first, each once.
+    With no answer yet nothing was asked for; the rungs speak first, each once.
     """
     began = time.monotonic()
     has_waited = False
     rounds = 0
     waited_in_vain = False
-    rewritten: list[tuple[BudgetFrame, Short, str]] = []  # to be told once the cap is known
+    rewritten: list[tuple[Speaker, Short, str]] = []  # to be told once the cap is known
     try:
         if answer is None:
-            plan = _at_rungs(call, plan, rewritten)
-            answer = plan.reserve(call)
+            if plan.frame is not None and plan.frame.has_rungs:
+                yield from _enter_rungs(plan)
+                plan = _at_rungs(call, plan, rewritten)
+            plan, answer = yield from _hold(call, plan)
             _tell(rewritten)
         while isinstance(answer, Shortfall):
             speaker = speaker_of(plan, answer)
             mode = speaker.budget.mode
+            if answer.is_killed:
+                short = _speak.short_of(call, speaker, answer)
+                _speak.publish_decision(speaker, short, mode.name, "stop")
+                raise _speak.killed(call, speaker, answer, call.scope)
             if answer.kind == "contended" and mode.waits and not has_waited:
                 has_waited = True
-                answer = yield _line(call, plan, answer, speaker.budget.patience_seconds)
+                plan, answer = yield from _stand_in_line(call, plan, answer, speaker.budget.patience_seconds)
                 continue
             if answer.kind == "contended" and plan.site is not None and plan.need.floor_cap > plan.need.least_cap:
                 # Whoever is in the way will not move, and rather a short answer than none.
                 plan.need = plan.need._replace(floor_cap=plan.need.least_cap)
-                answer = plan.reserve(call)
+                plan, answer = yield from _hold(call, plan)
                 continue
             call.most_input_tokens = plan.need.fixed_tokens
             short = _speak.short_of(call, speaker, answer)
@@ -55,12 +66,19 @@ def negotiate(call: Call, plan: Plan, answer: Answer | None) -> Steps:
             decision = mode.decide(short) if is_asked else None
             if can_take_less and decision is None:
                 plan.settle_for_less()
-                answer = plan.reserve(call)
+                plan, answer = yield from _hold(call, plan)
                 continue
             rounds += not isinstance(decision, Proceed)  # each budget lets pass but once
             if isinstance(decision, Wait) and not waited_in_vain:
                 _speak.publish_decision(speaker, short, mode.name, "wait")
-                answer = yield _line(call, plan, answer, decision.seconds)
+                turns_in = speaker.resets_in_seconds
+                if answer.kind == "exhausted" and turns_in is not None:
+                    yield Pause(max(0.0, min(turns_in, decision.seconds)))
+                    waited_in_vain = turns_in > decision.seconds
+                    plan = quote_in_new_window(call, plan)
+                    plan, answer = yield from _hold(call, plan)
+                    continue
+                plan, answer = yield from _stand_in_line(call, plan, answer, decision.seconds)
                 waited_in_vain = isinstance(answer, Shortfall)
                 continue
             if isinstance(decision, Wait):
@@ -71,28 +89,99 @@ def negotiate(call: Call, plan: Plan, answer: Answer | None) -> Steps:
                 elif speaker not in plan.crossed:
                     if not _may_cross(call, speaker):
                         left = speaker.budget.patience_seconds - (time.monotonic() - began)
-                        answer = yield _line(call, plan, answer, left)
+                        plan, answer = yield from _stand_in_line(call, plan, answer, left)
                         rounds += 1
                         continue
                     plan.crossed = (*plan.crossed, speaker)
-                    answer = plan.reserve(call)  # what was seen may be older than the one who crossed before
+                    plan, answer = yield from _hold(call, plan)  # what was seen may be older than who crossed before
                     continue
             plan = _obey(call, plan, speaker, short, answer, decision, mode.name, rewritten)
             if isinstance(decision, Proceed):
                 plan.forced = (*plan.forced, answer.account)
                 if not decision.raises_after and not mode.stops:
                     _speak.warn_passed(call, speaker, answer)
-            answer = plan.reserve(call)
+            plan, answer = yield from _hold(call, plan)
             _tell(rewritten)
-        if plan.grant is None:  # it came while waiting
-            plan.admit(call, answer)
     except BaseException as error:
         plan.give_up(call)
         refused(call, error, plan.journal)
         raise
 
 
-def _at_rungs(call: Call, plan: Plan, rewritten: list[tuple[BudgetFrame, Short, str]]) -> Plan:
+def _hold(call: Call, plan: Plan, granted: Grant | None = None, granted_by: Ledger | None = None) -> _Held:
+    """Hold what the call needs, in the windows of now; the plan that it was held by, and the answer."""
+    for _ in range(_MOST_TURNS):
+        try:
+            answer = yield from plan.hold(call, granted, granted_by)
+        except WindowClosed:
+            plan, granted, granted_by = quote_in_new_window(call, plan), None, None
+        else:
+            return plan, answer
+    answer = yield from plan.hold(call)
+    return plan, answer
+
+
+_Held = Generator[Line | Work | Pause, Any, tuple[Plan, Answer]]
+
+
+def _stand_in_line(call: Call, plan: Plan, short: Shortfall, seconds: float) -> _Held:
+    """Wait in the line of the ledger that is short, and hold the rest once it has granted its part."""
+    is_standing = plan.journal is not plan.books and any(short.account.key == one.key for one in plan.standing)
+    ledger, accounts = (plan.journal, plan.standing) if is_standing else (plan.books, plan.accounts)
+    if plan.journal is plan.books:
+        accounts += plan.standing
+    line = Line(
+        call=call,
+        hold_id=plan.hold_id,
+        ledger=ledger,
+        accounts=accounts,
+        need=plan.need,
+        owner=plan.owner,
+        forced=plan.forced,
+        short=short,
+        seconds=seconds,
+        renew=renewal(call, plan),
+    )
+    try:
+        answer = yield line
+    except WindowClosed:
+        return (yield from _hold(call, quote_in_new_window(call, plan)))
+    if not isinstance(answer, Grant):
+        if _has_turned(plan):
+            return (yield from _hold(call, quote_in_new_window(call, plan)))
+        return plan, answer
+    return (yield from _hold(call, plan, answer, ledger))
+
+
+def _has_turned(plan: Plan) -> bool:
+    """Whether a window that the call was quoted in is over: what was short in it says nothing of now."""
+    now = plan.journal.now_seconds()
+    return any(account.ends_at is not None and account.ends_at <= now for account in plan.standing)
+
+
+def _enter_rungs(plan: Plan) -> Generator[Line | Work | Pause, Any, None]:
+    """Look at the accounts that were never seen, and enter the rungs that spent has reached."""
+    assert plan.frame is not None
+    for speaker in plan.frame.budgets:
+        ledger = speaker.ledger
+        if (
+            speaker.budget.rungs
+            and ledger is not None
+            and ledger.blocking
+            and ledger.last_view(speaker.account) is None
+        ):
+            yield Work(speaker.fresh_view, int)
+    for speaker in plan.frame.budgets:
+        for reached in _rungs.reached(speaker):
+            if speaker.ledger is not None and speaker.ledger.blocking:
+                is_first = yield Work(functools.partial(speaker.is_first_at, reached.mark), int)
+            else:
+                is_first = speaker.is_first_at(reached.mark)
+            if is_first:
+                reached.tell()
+
+
+def _at_rungs(call: Call, plan: Plan, rewritten: list[tuple[Speaker, Short, str]]) -> Plan:
     """Let the highest entered rung of each budget speak, innermost first; one that can do nothing is passed by."""
     assert plan.frame is not None
     try:
@@ -119,12 +208,12 @@ def _at_rungs(call: Call, plan: Plan, rewritten: list[tuple[BudgetFrame, Short, 
 def _obey(
     call: Call,
     plan: Plan,
-    speaker: BudgetFrame,
+    speaker: Speaker,
     short: Short,
     shortfall: Shortfall,
     decision: Decision | None,
     mode: str,
-    rewritten: list[tuple[BudgetFrame, Short, str]],
+    rewritten: list[tuple[Speaker, Short, str]],
 ) -> Plan:
     """Do what a mode decided, and publish it; what it has rewritten is published once it is held.
 
@@ -144,51 +233,39 @@ def _obey(
         return plan
     _speak.publish_decision(speaker, short, mode, "stop")
     error = _speak.exceeded(call, speaker, shortfall, call.scope, short.rung)
-    if isinstance(decision, Stop) and decision.ends_scope and not speaker.is_left:
-        raise ScopeEnded(str(error), frame=speaker, default=decision.default) from error
+    scope = scope_of(plan.scope_frame, speaker) if isinstance(decision, Stop) and decision.ends_scope else None
+    if scope is not None:
+        assert isinstance(decision, Stop)
+        raise ScopeEnded(str(error), frame=scope, default=decision.default) from error
     raise error
 
 
-def _tell(rewritten: list[tuple[BudgetFrame, Short, str]]) -> None:
+def _tell(rewritten: list[tuple[Speaker, Short, str]]) -> None:
     for speaker, short, mode in rewritten:
         _speak.publish_decision(speaker, short, mode, "rewrite")
     rewritten.clear()
 
 
-def _is_exhausted(speaker: BudgetFrame) -> bool:
+def _is_exhausted(speaker: Speaker) -> bool:
     """Whether nothing is left of any of its limits."""
-    assert speaker.ledger is not None
-    balance, budget = speaker.ledger.balance(speaker.account), speaker.budget
+    view = speaker.view()
+    balance = view.balance
     return (
-        balance.spent_usd_nanos >= budget.limit_usd_nanos
-        or balance.spent_tokens >= budget.limit_tokens
-        or balance.spent_calls >= budget.limit_calls
+        balance.spent_usd_nanos >= view.limit_usd_nanos
+        or balance.spent_tokens >= view.limit_tokens
+        or balance.spent_calls >= view.limit_calls
     )
 
 
-def _may_cross(call: Call, speaker: BudgetFrame) -> bool:
+def _may_cross(call: Call, speaker: Speaker) -> bool:
     """Whether this call is the one that a budget lets cross its limit now."""
     return speaker.crossing.setdefault("call", call.number) == call.number
 
 
-def _line(call: Call, plan: Plan, short: Shortfall, seconds: float) -> Line:
-    return Line(
-        call=call,
-        ledger=plan.books,
-        accounts=plan.accounts,
-        need=plan.need,
-        owner=plan.owner,
-        forced=plan.forced,
-        short=short,
-        seconds=seconds,
-        renew=renewal(call, plan),
-    )
-
-
-def speaker_of(plan: Plan, short: Shortfall) -> BudgetFrame:
+def speaker_of(plan: Plan, short: Shortfall) -> Speaker:
     """The budget whose account is short."""
     assert plan.frame is not None
-    return next(frame for frame in plan.frame.budgets if frame.account is short.account)
+    return next(speaker for speaker in plan.frame.budgets if speaker.account.key == short.account.key)
 
 
 def refused(call: Call, error: BaseException, journal: Ledger) -> None:

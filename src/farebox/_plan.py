@@ -6,18 +6,22 @@ when it reserves, in one step, from what every account has left (money rules 2 t
 
 from __future__ import annotations
 
+import functools
+import logging
 import sys
 import threading
 import weakref
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Generator
+from typing import Any, Final
 
 import attrs
 
-from farebox import _config, _speak
-from farebox._call import Call
-from farebox._frames import BudgetFrame, Frame
+from farebox import _config, _speak, _standing
+from farebox._call import Call, next_number
+from farebox._frames import Frame, Speaker
+from farebox._line import Line, Work
 from farebox._needs import PRIOR_TOKENS, PRIOR_TOKENS_REASONING, Site
+from farebox.errors import LedgerUnavailable
 from farebox.ledgers import NO_LIMIT, Account, Answer, Grant, Ledger, Need, with_slack
 from farebox.on_exceed import Rewrite
 from farebox.prices import Rates
@@ -25,6 +29,7 @@ from farebox.prices.bounds import proven_tokens
 from farebox.prices.limits import ModelLimits, model_limits
 
 _tuple: Final = tuple.__new__
+_logger = logging.getLogger("farebox")
 #: Chunks of a stream that hold no token: those that open and close it and its parts.
 _CHUNKS_WITHOUT_TEXT: Final = 16
 
@@ -57,17 +62,24 @@ def _current_task() -> object | None:
 class Plan:
     """What enforcement keeps about a call while it is open."""
 
+    #: The frame of the call: that of the scopes around it, with the standing budgets that are about it.
     frame: Frame | None
+    #: The frame of the scopes around it.
+    scope_frame: Frame | None
     #: What the process had been told when the call began.
     state: _config.State
-    #: Where the accounts in scope are kept, and where the call's row goes; one ledger where both are in memory.
+    #: Where the accounts of scopes are kept; without one, the same as `journal`.
     books: Ledger
+    #: Where the accounts of standing budgets are kept, and where the call's row goes.
     journal: Ledger
     accounts: tuple[Account, ...]
+    standing: tuple[Account, ...]
     need: Need
     rates: Rates | None
     #: The thread or task that makes the call.
     owner: object
+    #: The id of its holds.  Another one after they were given back: a ledger answers for an old one as it did then.
+    hold_id: int
     may_reason: bool = False
     #: What such calls need, where the cap is ours to choose; None where it is not.
     site: Site | None = None
@@ -78,18 +90,81 @@ class Plan:
     #: Accounts that may be taken past their limit by this call.
     forced: tuple[Account, ...] = ()
     #: The budgets that let this call cross their limit and will raise, and the one that raises where its cap cuts it.
-    crossed: tuple[BudgetFrame, ...] = ()
-    cut_by: BudgetFrame | None = None
+    crossed: tuple[Speaker, ...] = ()
+    cut_by: Speaker | None = None
     grant: Grant | None = None
+    #: Whether the ledger of its row holds nothing for it, and is told afterwards what it cost.
+    is_unheld: bool = False
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether one ledger in memory has all accounts, and none has a window."""
+        return self.journal is self.books and not self.standing and not self.books.blocking
 
     def reserve(self, call: Call) -> Answer:
-        """Hold what `call` needs in every account in scope, or in none."""
+        """Hold what `call` needs in every account in scope, or in none; where that `is_quick`."""
         answer = self.books.reserve(
-            call.number, self.accounts, self.need, owner=self.owner, call=call, forced=self.forced
+            self.hold_id, self.accounts, self.need, owner=self.owner, call=call, forced=self.forced
         )
         if type(answer) is Grant:
             self.admit(call, answer)
         return answer
+
+    def hold(
+        self, call: Call, granted: Grant | None = None, granted_by: Ledger | None = None
+    ) -> Generator[Line | Work, Any, Answer]:
+        """As `reserve`, in both ledgers: in scopes first, in memory, then in the ledger of the standing budgets.
+
+        `granted` is what one of them has granted already, to one who waited for it.  What the second one has less of
+        makes the cap lower; the first then holds a little more than is sent, until the call is settled.
+
+        Raises:
+            WindowClosed: a window has turned since the call was quoted; nothing is held.
+            LedgerUnavailable: the ledger did not answer and `on_ledger_error` is "closed"; nothing is held.
+        """
+        if self.is_quick and granted is None:
+            return self.reserve(call)
+        need = self.need if granted is None else _at_most(self.need, granted.cap)
+        for ledger, accounts in self._places():
+            if ledger is granted_by:
+                continue
+            ask = functools.partial(
+                ledger.reserve, self.hold_id, accounts, need, owner=self.owner, call=call, forced=self.forced
+            )
+            try:
+                if ledger.blocking:
+                    answer: Answer = yield Work(ask, functools.partial(ledger.release_later, self.hold_id))
+                else:
+                    answer = ask()
+            except LedgerUnavailable as error:
+                if self.state.on_ledger_error == "closed":
+                    self.let_go()
+                    raise
+                _warn_open(error)
+                self.is_unheld = True
+                answer = granted or Grant(need.want_cap, *_amounts(need, need.want_cap))
+            except BaseException:
+                self.let_go()
+                raise
+            if type(answer) is not Grant:
+                self.let_go()
+                return answer
+            granted = answer
+            need = _at_most(need, answer.cap)
+        assert granted is not None
+        self.admit(call, granted)
+        return granted
+
+    def _places(self) -> tuple[tuple[Ledger, tuple[Account, ...]], ...]:
+        if self.journal is self.books:
+            return ((self.books, self.accounts + self.standing),)
+        return (self.books, self.accounts), (self.journal, self.standing)
+
+    def let_go(self) -> None:
+        """Give back what is held; the next try is another hold."""
+        for ledger, _ in self._places():
+            ledger.release_later(self.hold_id)
+        self.hold_id = next_number()
 
     def admit(self, call: Call, grant: Grant) -> None:
         """The call is paid for: say so on it, and which cap to send where it was ours to choose."""
@@ -101,9 +176,6 @@ class Plan:
             call.sent_cap = grant.cap
             if self.cut_by is not None:
                 call.most_chunks = (with_slack(grant.cap) + _CHUNKS_WITHOUT_TEXT) * call.choices
-        if self.journal is not self.books:
-            held = Need(grant.usd_nanos, 0, grant.tokens, 0, 1)
-            self.journal.reserve(call.number, (), held, owner=self.owner, call=call)
 
     def settle_for_less(self) -> None:
         """No mode can change the call: rather a short answer than none."""
@@ -117,7 +189,29 @@ class Plan:
             self.site.open_calls.pop(call.number, None)
         for crossed in self.crossed:
             crossed.crossing.clear()
-        self.books.release_later(call.number)
+        for ledger, _ in self._places():
+            ledger.release_later(self.hold_id)
+
+
+def _at_most(need: Need, cap: int) -> Need:
+    """The same with a cap of `cap` at most, and no more than that asked for."""
+    return need._replace(
+        least_cap=min(need.least_cap, cap), floor_cap=min(need.floor_cap, cap), want_cap=cap, most_cap=cap, share=0
+    )
+
+
+def _amounts(need: Need, cap: int) -> tuple[int, int, int]:
+    return need.usd_nanos(cap), need.tokens(cap), need.calls
+
+
+_has_warned_open = False
+
+
+def _warn_open(error: LedgerUnavailable) -> None:
+    global _has_warned_open
+    if not _has_warned_open:
+        _has_warned_open = True
+        _logger.error('%s; on_ledger_error="open", so calls are sent and charged when it answers again', error)
 
 
 def quote(call: Call, frame: Frame | None) -> Plan:
@@ -134,6 +228,9 @@ def quote(call: Call, frame: Frame | None) -> Plan:
     else:
         call.scope = frame.path
         call.tags = {**state.tags, **frame.tags} if state.tags else frame.tags
+    scope_frame = frame
+    if state.standing or (frame is not None and frame.standing):
+        frame = _standing.join(frame, call, state)
     model = call.sent_model or call.request_model
     tariff = state.card.tariff(call.provider_name, model, call.tier, call.cache_write, call.started_at_seconds)
     limits, rates = tariff.limits, tariff.rates
@@ -195,13 +292,16 @@ def quote(call: Call, frame: Frame | None) -> Plan:
     )
     return Plan(
         frame,
+        scope_frame,
         state,
         state.ledger if frame is None or frame.ledger is None else frame.ledger,
         state.ledger,
         () if frame is None else frame.accounts,
+        () if frame is None else frame.standing_accounts,
         need,
         rates,
         (_current_task() if call.is_async else None) or _thread.identity(),
+        call.number,
         limits.reasons or call.reasons,
         site,
         sends_cap,
@@ -225,7 +325,7 @@ def _proven(call: Call, frame: Frame) -> int:
     if call.previous_response_id and call.previous_response_id not in _config.state().answers:
         unbounded = (*unbounded, call.previous_name)
     if unbounded:
-        speaker = next(budget for budget in frame.budgets if budget.budget.proves_input)
+        speaker = next(one for one in frame.budgets if one.budget.proves_input)
         raise _speak.unbounded(call, speaker, unbounded)
     return proven_tokens(call)
 
@@ -263,13 +363,11 @@ def _unspent_tokens(frame: Frame, nanos_per_token: int, tokens_per_token: int) -
     """Output tokens that what the budgets in scope have not spent would buy; a figure to be generous by, not to admit by."""
     unspent: list[int] = []
     for speaker in frame.budgets:
-        limits, ledger = speaker.budget, speaker.ledger
-        assert ledger is not None
-        balance = ledger.balance(speaker.account)
-        if limits.limit_usd_nanos != NO_LIMIT and nanos_per_token:
-            unspent.append((limits.limit_usd_nanos - balance.spent_usd_nanos) // nanos_per_token)
-        if limits.limit_tokens != NO_LIMIT and tokens_per_token:
-            unspent.append((limits.limit_tokens - balance.spent_tokens) // tokens_per_token)
+        view = speaker.view()
+        if view.limit_usd_nanos != NO_LIMIT and nanos_per_token:
+            unspent.append((view.limit_usd_nanos - view.balance.spent_usd_nanos) // nanos_per_token)
+        if view.limit_tokens != NO_LIMIT and tokens_per_token:
+            unspent.append((view.limit_tokens - view.balance.spent_tokens) // tokens_per_token)
     return max(0, min(unspent, default=0))
 
 
@@ -303,4 +401,16 @@ def quote_again(call: Call, plan: Plan, rewrite: Rewrite) -> Plan:
     call.fits_cap = call.fits_cap or rewrite.fits_cap
     if plan.site is not None:
         plan.site.open_calls.pop(call.number, None)
-    return attrs.evolve(quote(call, plan.frame), forced=plan.forced, crossed=plan.crossed, cut_by=plan.cut_by)
+    return _instead_of(plan, quote(call, plan.scope_frame))
+
+
+def quote_in_new_window(call: Call, plan: Plan) -> Plan:
+    """The call quoted anew, because a window of its standing budgets has turned."""
+    if plan.site is not None:
+        plan.site.open_calls.pop(call.number, None)
+    return _instead_of(plan, quote(call, plan.scope_frame))
+
+
+def _instead_of(plan: Plan, anew: Plan) -> Plan:
+    """What was decided about `plan` holds for the one that takes its place."""
+    return attrs.evolve(anew, hold_id=plan.hold_id, forced=plan.forced, crossed=plan.crossed, cut_by=plan.cut_by)

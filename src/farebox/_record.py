@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from farebox import _config, _speak, signals
+from farebox import _config, _speak, _standing, signals
 from farebox._call import Call, Usage
 from farebox._money import UsdLike, to_nanos
 from farebox._plan import Plan
 from farebox._scope import current
-from farebox.ledgers import Need
+from farebox.ledgers import Grant, Need
 
 
 def record(
@@ -35,31 +35,47 @@ def record(
     for name, value in (("input_tokens", input_tokens), ("output_tokens", output_tokens)):
         if type(value) is not int or value < 0:
             raise ValueError(f"{name}={value!r} is no count; give a whole number, 0 or more")
-    state, frame = _config.state(), current()
+    state, scope_frame = _config.state(), current()
     call = Call(provider_name=provider, operation_name=operation, endpoint="", request_model=model)
-    call.tags = state.tags if frame is None else {**state.tags, **frame.tags}
-    call.scope = "" if frame is None else frame.path
+    call.tags = state.tags if scope_frame is None else {**state.tags, **scope_frame.tags}
+    call.scope = "" if scope_frame is None else scope_frame.path
     call.usage = Usage(uncached_input_tokens=input_tokens, visible_output_tokens=output_tokens)
+    if scope_frame is not None and scope_frame.is_inherited:
+        scope_frame = None
+    frame = scope_frame
+    if state.standing or (frame is not None and frame.standing):
+        frame = _standing.join(frame, call, state)
     rates = state.card.find(provider, model, call.started_at_seconds)
     call.known_usd_nanos = known = None if usd is None else to_nanos(usd, "usd")
     bound = known if known is not None else rates.charge_nanos(call.usage) if rates is not None else 0
-    speakers = () if frame is None or frame.is_inherited else frame.budgets
-    accounts = tuple(b.account for b in speakers)
+    speakers = () if frame is None else frame.budgets
+    books = state.ledger if frame is None or frame.ledger is None else frame.ledger
+    # What happened is not asked for but charged: at once in the ledger of its row, with a hold between in that of scopes.
+    is_one = books is state.ledger
+    accounts, standing = ((), ()) if frame is None else (frame.accounts, frame.standing_accounts)
     plan = Plan(
-        frame,
-        state,
-        state.ledger if frame is None or frame.ledger is None else frame.ledger,
-        state.ledger,
-        accounts,
-        Need(fixed_usd_nanos=bound, fixed_tokens=call.usage.total_tokens, tokens_per_token=0),
-        rates,
+        frame=frame,
+        scope_frame=scope_frame,
+        state=state,
+        books=books,
+        journal=state.ledger,
+        accounts=() if is_one else accounts,
+        standing=accounts + standing if is_one else standing,
+        need=Need(fixed_usd_nanos=bound, fixed_tokens=call.usage.total_tokens, tokens_per_token=0),
+        rates=rates,
         owner=None,
+        hold_id=call.number,
         forced=accounts,
+        is_unheld=True,
     )
-    before = [b.debt_usd for b in speakers]
-    plan.reserve(call)
+    before = [speaker.view().balance.debt_usd_nanos for speaker in speakers]
+    if is_one:
+        plan.admit(call, Grant(0, bound, call.usage.total_tokens, 1))
+    else:
+        plan.reserve(call)
     call.outcome = "completed"
     signals.post_call.send(provider, call=call)
-    in_debt = [b for b, debt in zip(speakers, before, strict=True) if b.debt_usd > debt]
+    after = [speaker.view().balance.debt_usd_nanos for speaker in speakers]
+    in_debt = [speaker for speaker, was, now in zip(speakers, before, after, strict=True) if now > was]
     if in_debt:
         _speak.publish_debt(call, in_debt)

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextvars import ContextVar
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxyType, TracebackType
 from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
 
 from farebox import _config, _threads
-from farebox._budget import PATIENCE_SECONDS, Budget, InputBound, OnUnpriced
+from farebox._budget import PATIENCE_SECONDS, Budget
+from farebox._budget_words import CountLimit, EachMissing, InputBound, OnUnpriced, UsdLimit
 from farebox._call import read_tags
 from farebox._frames import BudgetFrame, Frame
-from farebox._money import UsdLike
+from farebox._standing import StandingFrame
 from farebox._warn import warn
+from farebox._windows import Period
 from farebox.errors import NotInstrumentedWarning, ScopeEnded
 from farebox.on_exceed import OnExceed, Threshold
 
@@ -228,7 +230,7 @@ class _Stepper:
         self._outer = None
 
 
-class budget(Scope[BudgetFrame]):  # noqa: N801, used as a verb, like contextlib.suppress
+class budget(Scope[BudgetFrame | StandingFrame]):  # noqa: N801, used as a verb, like contextlib.suppress
     """A hard limit on what the calls inside may cost, tokens they may use, or their number.
 
     >>> from farebox import budget
@@ -237,10 +239,19 @@ class budget(Scope[BudgetFrame]):  # noqa: N801, used as a verb, like contextlib
     Decimal('0.1')
 
     Args:
-        name: A label for reports and errors.
-        usd: USD, 0 or more; a float is read as what it prints.
-        tokens: All input, cached too, and all output, reasoning too.
-        calls: Calls, not attempts.
+        name: A label for reports and errors.  Needed with `per=`: the account is kept under it.
+        usd: USD, 0 or more; a float is read as what it prints.  Or several limits, by period: `{"day": 5, "month": 50}`.
+        tokens: All input, cached too, and all output, reasoning too.  By period as well.
+        calls: Calls, not attempts.  By period as well.
+        per: Without it each entry of the scope has the full limit.  With it the budget is kept in the ledger, is shared by
+            all that use that ledger, and starts again with each `"minute"`, `"hour"`, `"day"`, `"week"` (Monday) or `"month"`
+            of `tz`; `"ever"` never does.  `"call"` is the same limit for every single call: it keeps no account and needs no
+            name.  For the limits that name no period themselves.
+        tz: The time zone whose days these are, such as `"Asia/Tokyo"`.  Another zone is another account.
+        each: A tag, or up to four: an account for each value, `each="tenant"`.
+        each_missing: A call without that tag is an `"error"`, or all such calls have one account, `"shared"`.
+        where: Only calls with these tags, or this `model`, `provider` or `operation`, are held against it; a trailing `*`
+            matches any ending: `{"model": "claude-opus-*"}`.
         on_exceed: What happens when a call does not fit: `"block"`, `"downgrade"`, `"clamp"`, `"wait"`, `"truncate"`,
             `"break"`, `"raise"`, `"warn"`, a mode object, or a callable.
         patience: Seconds to wait for calls in flight to settle when that would make room; 0 refuses at once.
@@ -254,7 +265,10 @@ class budget(Scope[BudgetFrame]):  # noqa: N801, used as a verb, like contextlib
 
     Raises:
         ValueError: a limit that is negative, NaN, infinite or missing, an unknown mode or option, a mode that can do nothing
-            about these limits, a rung outside 0 to 1 or out of order, a downgrade that goes up in price or in a circle.
+            about these limits, a rung outside 0 to 1 or out of order, a downgrade that goes up in price or in a circle.  An
+            unknown period or zone, a period and no name, a plain limit without `per=` beside one by period, `per=` where every
+            limit names its own; `tz=`, `each=` or `where=` without a period; in `each=` more than four tags, none, one twice
+            or a built-in dimension; in `where=` what is not known before a call is sent, or a `*` before the end.
         TypeError: a word of the wrong type.
     """
 
@@ -262,9 +276,14 @@ class budget(Scope[BudgetFrame]):  # noqa: N801, used as a verb, like contextlib
         self,
         name: str | None = None,
         *,
-        usd: UsdLike | None = None,
-        tokens: int | None = None,
-        calls: int | None = None,
+        usd: UsdLimit | None = None,
+        tokens: CountLimit | None = None,
+        calls: CountLimit | None = None,
+        per: Period | None = None,
+        tz: str = "UTC",
+        each: str | Sequence[str] | None = None,
+        each_missing: EachMissing = "error",
+        where: Mapping[str, str] | None = None,
         on_exceed: OnExceed = "block",
         patience: float = PATIENCE_SECONDS,
         output_cap: int | None = None,
@@ -278,6 +297,11 @@ class budget(Scope[BudgetFrame]):  # noqa: N801, used as a verb, like contextlib
             usd=usd,
             tokens=tokens,
             calls=calls,
+            per=per,
+            tz=tz,
+            each=each,
+            each_missing=each_missing,
+            where=where,
             on_exceed=on_exceed,
             patience=patience,
             output_cap=output_cap,
@@ -286,13 +310,18 @@ class budget(Scope[BudgetFrame]):  # noqa: N801, used as a verb, like contextlib
             at=at,
             mode_options=mode_options,
         )
-        for mode in (self._budget.mode, *(rung.mode for rung in self._budget.rungs)):
-            if mode is not None:
-                mode.check(_config.state().card)
+        self._budget.check_modes(_config.state().card)
 
-    def _frame(self, parent: Frame | None) -> BudgetFrame:
+    @property
+    def budget_made(self) -> Budget:
+        """What it limits and how."""
+        return self._budget
+
+    def _frame(self, parent: Frame | None) -> BudgetFrame | StandingFrame:
         if not _config.was_instrumented:
             _warn_not_instrumented(self._budget.name)
+        if self._budget.is_standing:
+            return StandingFrame(self, parent, self._budget)
         return BudgetFrame(self, parent, self._budget)
 
     def __repr__(self) -> str:

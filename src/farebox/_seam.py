@@ -369,9 +369,15 @@ def _ask_before_retry(original: Any) -> Any:
             call.dead_attempts += is_dead
             # Not before the dead are counted: who is interrupted here is charged too much, not too little.
             call.retried_attempts = call.attempts
+            if is_dead and call.is_async:
+                return _ask_first(original, client, args, kwargs, call)
             if is_dead:
                 signals.pre_retry.send(call.provider_name, call=call)
         return original(client, *args, **kwargs)
+
+    async def _ask_first(original: Any, client: Any, args: Any, kwargs: Any, call: Call) -> Any:
+        await signals.pre_retry.send_async(call.provider_name, call=call)
+        return await original(client, *args, **kwargs)
 
     return _sleep_for_retry
 

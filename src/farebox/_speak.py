@@ -12,7 +12,7 @@ import attrs
 from farebox import signals
 from farebox._budget import in_unit, show
 from farebox._call import Call
-from farebox._frames import BudgetFrame, Frame
+from farebox._frames import BudgetFrame, Frame, Speaker
 from farebox._warn import warn_late
 from farebox.errors import (
     BudgetExceeded,
@@ -32,7 +32,7 @@ _MOST_UNPRICED_NAMES: Final = 1_024
 _warned_unpriced: set[tuple[str, str]] = set()
 
 
-def short_of(call: Call, speaker: BudgetFrame, short: Shortfall, rung: float | None = None) -> Short:
+def short_of(call: Call, speaker: Speaker, short: Shortfall, rung: float | None = None) -> Short:
     """A shortfall as a mode is asked about it; at a rung, the numbers of a call that may fit."""
     unit = short.unit
     return Short(
@@ -45,11 +45,13 @@ def short_of(call: Call, speaker: BudgetFrame, short: Shortfall, rung: float | N
         needed=in_unit(unit, short.needed),
         kind=short.kind,
         rung=rung,
+        resets_at=speaker.resets_at,
+        resets_in_seconds=speaker.resets_in_seconds,
         call=call,
     )
 
 
-def publish_decision(speaker: BudgetFrame, short: Short, mode: str, did: Any) -> None:
+def publish_decision(speaker: Speaker, short: Short, mode: str, did: Any) -> None:
     """Tell everybody what a mode decided, once the call is as it will be sent."""
     call = short.call
     call.decision = did
@@ -65,14 +67,14 @@ def publish_decision(speaker: BudgetFrame, short: Short, mode: str, did: Any) ->
 
 
 #: What a decision is made on, and published with it.
-_NUMBERS: Final = tuple(field.name for field in attrs.fields(Short) if field.name != "call")
+_NUMBERS: Final = tuple(field.name for field in attrs.fields(Short) if field.name not in ("call", "resets_in_seconds"))
 
 
-def publish_cut(call: Call, speaker: BudgetFrame, cap: int, *, warns: bool) -> None:
+def publish_cut(call: Call, speaker: Speaker, cap: int, *, warns: bool) -> None:
     """An answer ended at the cap that farebox sent; warned about once a frame, unless it will be raised."""
     _publish(speaker, _after_the_fact(call, speaker, "cut"))
-    if warns and not speaker.has_warned_cut:
-        speaker.has_warned_cut = True
+    if warns and "cut" not in speaker.warned:
+        speaker.warned.add("cut")
         warn_late(
             f"an answer of {call.model} ended at {cap} output tokens, the cap that was sent for budget "
             f"{speaker.budget.name!r}; "
@@ -85,7 +87,7 @@ def publish_cut(call: Call, speaker: BudgetFrame, cap: int, *, warns: bool) -> N
         )
 
 
-def publish_debt(call: Call, speakers: Sequence[BudgetFrame]) -> None:
+def publish_debt(call: Call, speakers: Sequence[Speaker]) -> None:
     """A call took more than was held for it, or than was left."""
     _logger.warning(
         "%s cost %s with a bound of %s; what is past the bound or the limit is charged and kept as debt",
@@ -97,9 +99,7 @@ def publish_debt(call: Call, speakers: Sequence[BudgetFrame]) -> None:
         _publish(speaker, _after_the_fact(call, speaker, "debt"))
 
 
-def exceeded(
-    call: Call, speaker: BudgetFrame, short: Shortfall, path: str, rung: float | None = None
-) -> BudgetExceeded:
+def exceeded(call: Call, speaker: Speaker, short: Shortfall, path: str, rung: float | None = None) -> BudgetExceeded:
     """The error of a refusal: who is short, what was needed, what there was, and what to do."""
     budget, unit = speaker.budget, short.unit
     if rung is not None:
@@ -117,12 +117,17 @@ def exceeded(
         )
     elif short.kind == "contended":
         remedy = "it would fit once calls in flight settle: finish or close the streams that are open, or wait longer"
-    else:
+    elif isinstance(speaker, BudgetFrame):
         remedy = "waiting is useless: a new scope starts with its full limit"
+    elif speaker.resets_at is None:
+        remedy = f"its limit never starts again; write farebox.set_limit({budget.name!r}, ...) to raise it"
+    else:
+        remedy = "waiting is useless until then"
+    again = "" if speaker.resets_at is None else f"; it starts again {speaker.resets_at:%Y-%m-%dT%H:%MZ}"
     return BudgetExceeded(
-        f"budget {budget.name!r} ({show(unit, short.limit)}) needs {show(unit, short.needed)} for {_what(call)} "
-        f"but has {show(unit, max(0, short.limit - short.spent - short.reserved))} remaining\n"
-        f"  scope: {path}; spent {show(unit, short.spent)}, reserved {show(unit, short.reserved)}; {remedy}",
+        f"budget {budget.name!r} ({show(unit, short.limit)}{speaker.period}) needs {show(unit, short.needed)} for "
+        f"{_what(call)} but has {show(unit, max(0, short.limit - short.spent - short.reserved))} remaining{again}\n"
+        f"  scope: {path or '-'}; spent {show(unit, short.spent)}, reserved {show(unit, short.reserved)}; {remedy}",
         budget=budget.name,
         scope=path,
         unit=unit,
@@ -131,10 +136,29 @@ def exceeded(
         reserved=in_unit(unit, short.reserved),
         needed=in_unit(unit, short.needed),
         kind=short.kind,
+        resets_at=speaker.resets_at,
     )
 
 
-def unbounded(call: Call, speaker: BudgetFrame, what: tuple[str, ...]) -> UnboundedCall:
+def killed(call: Call, speaker: Speaker, short: Shortfall, path: str) -> BudgetExceeded:
+    """The error of a call under a budget that a person has switched off."""
+    budget, unit = speaker.budget, short.unit
+    return BudgetExceeded(
+        f"budget {budget.name!r}{speaker.period} was killed, so {_what(call)} was not called; "
+        f"farebox.unkill({budget.name!r}) lets it go on\n"
+        f"  scope: {path or '-'}; spent {show(unit, short.spent)}, reserved {show(unit, short.reserved)}",
+        budget=budget.name,
+        scope=path,
+        unit=unit,
+        limit=in_unit(unit, short.limit),
+        spent=in_unit(unit, short.spent),
+        reserved=in_unit(unit, short.reserved),
+        needed=in_unit(unit, short.needed),
+        kind="exhausted",
+    )
+
+
+def unbounded(call: Call, speaker: Speaker, what: tuple[str, ...]) -> UnboundedCall:
     """The error of a call with input that has no proven bound, under a budget that wants one."""
     name = speaker.budget.name
     return UnboundedCall(
@@ -146,7 +170,7 @@ def unbounded(call: Call, speaker: BudgetFrame, what: tuple[str, ...]) -> Unboun
     )
 
 
-def crossed(call: Call, speaker: BudgetFrame) -> BudgetExceeded | None:
+def crossed(call: Call, speaker: Speaker) -> BudgetExceeded | None:
     """The error of a call that was let cross a limit, once it is over; None where it did not pass it after all."""
     event = _after_the_fact(call, speaker, "debt")
     if event.spent <= event.limit:
@@ -154,16 +178,16 @@ def crossed(call: Call, speaker: BudgetFrame) -> BudgetExceeded | None:
     return _over(speaker, event, f"was passed by {_what(call)}, as its mode allows once")
 
 
-def cut_short(call: Call, speaker: BudgetFrame) -> BudgetExceeded:
+def cut_short(call: Call, speaker: Speaker) -> BudgetExceeded:
     """The error of a stream that was cut at what a budget had left."""
     event = _after_the_fact(call, speaker, "cut")
     return _over(speaker, event, f"cut a stream of {call.model} at the {call.sent_cap} output tokens it could pay for")
 
 
-def _over(speaker: BudgetFrame, event: DecisionEvent, what: str) -> BudgetExceeded:
+def _over(speaker: Speaker, event: DecisionEvent, what: str) -> BudgetExceeded:
     unit, name = event.unit, speaker.budget.name
     return BudgetExceeded(
-        f"budget {name!r} ({_shown(unit, event.limit)}) {what}\n"
+        f"budget {name!r} ({_shown(unit, event.limit)}{speaker.period}) {what}\n"
         f"  scope: {speaker.path}; spent {_shown(unit, event.spent)}, of it {_shown(unit, event.needed)} by this call",
         budget=name,
         scope=speaker.path,
@@ -173,6 +197,7 @@ def _over(speaker: BudgetFrame, event: DecisionEvent, what: str) -> BudgetExceed
         reserved=event.reserved,
         needed=event.needed,
         kind="exhausted",
+        resets_at=speaker.resets_at,
     )
 
 
@@ -187,7 +212,8 @@ def _shown(unit: Unit, amount: Decimal | int) -> str:
 
 def forked(frame: Frame) -> BudgetExceeded:
     """The error of a call under a budget that a forked child inherited."""
-    name = next((one for one in frame.budgets if one.is_inherited), frame.budgets[0]).budget.name
+    speakers = (one for one in frame.budgets if isinstance(one, BudgetFrame) and one.is_inherited)
+    name = next(speakers, frame.budgets[0]).budget.name
     return BudgetExceeded(
         f"budget {name!r} was opened in the parent process and can't be shared with this forked child\n"
         f"  scope: {frame.path}; open one in the child: with budget({name!r}, ...): ...",
@@ -197,7 +223,7 @@ def forked(frame: Frame) -> BudgetExceeded:
     )
 
 
-def unpriced(call: Call, speaker: BudgetFrame, known: list[str]) -> UnpricedModel:
+def unpriced(call: Call, speaker: Speaker, known: list[str]) -> UnpricedModel:
     """The error of a model without a price under a usd limit."""
     return UnpricedModel(
         f"model {call.model!r} of {call.provider_name} has no price, and budget {speaker.budget.name!r} has a usd limit; "
@@ -221,38 +247,38 @@ def warn_unpriced(call: Call) -> None:
         )
 
 
-def warn_passed(call: Call, speaker: BudgetFrame, short: Shortfall) -> None:
+def warn_passed(call: Call, speaker: Speaker, short: Shortfall) -> None:
     """A budget that can't stop is passed; warned about once a frame."""
-    if not speaker.has_warned:
-        speaker.has_warned = True
+    if "passed" not in speaker.warned:
+        speaker.warned.add("passed")
         unit = short.unit
         warn_late(
-            f"budget {speaker.budget.name!r} ({show(unit, short.limit)}) may be passed by {call.model}: spent "
+            f"budget {speaker.budget.name!r} ({show(unit, short.limit)}{speaker.period}) may be passed by {call.model}: spent "
             f"{show(unit, short.spent)}, reserved {show(unit, short.reserved)}, needs up to {show(unit, short.needed)}",
             BudgetWarning,
         )
 
 
-def _after_the_fact(call: Call, speaker: BudgetFrame, did: Any) -> DecisionEvent:
+def _after_the_fact(call: Call, speaker: Speaker, did: Any) -> DecisionEvent:
     """An event in the first unit that the budget limits."""
-    assert speaker.ledger is not None
-    balance, budget = speaker.ledger.balance(speaker.account), speaker.budget
+    view, budget = speaker.view(), speaker.budget
+    balance = view.balance
     numbers: tuple[tuple[Unit, int, int, int, int], ...] = (
         (
             "usd",
-            budget.limit_usd_nanos,
+            view.limit_usd_nanos,
             balance.spent_usd_nanos,
             balance.reserved_usd_nanos,
             call.cost_usd_nanos or 0,
         ),
         (
             "tokens",
-            budget.limit_tokens,
+            view.limit_tokens,
             balance.spent_tokens,
             balance.reserved_tokens,
             call.charged_input_tokens + call.charged_output_tokens,
         ),
-        ("calls", budget.limit_calls, balance.spent_calls, balance.reserved_calls, 1),
+        ("calls", view.limit_calls, balance.spent_calls, balance.reserved_calls, 1),
     )
     limited = [row for row in numbers if row[1] != NO_LIMIT]
     unit, limit, spent, reserved, needed = next((row for row in limited if row[2] > row[1]), limited[0])
@@ -273,6 +299,6 @@ def _after_the_fact(call: Call, speaker: BudgetFrame, did: Any) -> DecisionEvent
     )
 
 
-def _publish(speaker: BudgetFrame, event: DecisionEvent) -> None:
+def _publish(speaker: Speaker, event: DecisionEvent) -> None:
     speaker.note(event)
     signals.decision.send(event.budget, decision=event)

@@ -4,6 +4,9 @@ FareboxError
 ├── BudgetExceeded        a budget is short; the call was not sent
 ├── UnpricedModel         a model without a price, under a usd limit
 ├── UnboundedCall         a call whose use nobody can bound, under a limit that must bound it
+├── MissingTag            a call without the tag that a budget keeps one account for each value of
+├── LedgerUnavailable     a ledger that did not answer; nothing was sent
+│   └── LedgerLost        a ledger that is not the one this process has worked with: emptied, replaced or restored
 └── IncompatibleSDK       an SDK whose seams are not where they were; raised by instrument()
 
 ScopeEnded                a budget in mode "truncate" leaves its scope; caught there, and by no `except Exception`
@@ -109,6 +112,26 @@ class ScopeEnded(BaseException):
         super().__init__(message)
         self.frame = frame
         self.default = default
+
+
+class MissingTag(FareboxError):
+    """A call without the tag that a budget keeps one account for each value of; it was not sent."""
+
+    def __init__(self, message: str = "a tag is missing", *, budget: str = "", tag: str = "") -> None:
+        super().__init__(message)
+        self.budget = budget
+        self.tag = tag
+
+
+class LedgerUnavailable(FareboxError):
+    """A ledger did not answer, so nobody knows what is left; the call was not sent."""
+
+
+class LedgerLost(LedgerUnavailable):
+    """A ledger is not the one this process has worked with: it was emptied, replaced, or restored from a backup.
+
+    What was spent is not known any more, so nothing is sent until `configure(ledger=...)` accepts it as it is.
+    """
 
 
 class IncompatibleSDK(FareboxError):

@@ -22,7 +22,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar, Final, Literal
 
@@ -105,6 +105,8 @@ class Short:
     needed: Decimal | int
     kind: Kind
     resets_at: datetime | None = None
+    #: How long it is until then, by the ledger's clock.
+    resets_in_seconds: float | None = None
     rung: float | None = None
     call: Call
 
@@ -291,7 +293,7 @@ class WaitForMoney(Mode):
             return None
         if short.kind == "contended":
             return Wait(left)
-        if short.resets_at is None or short.resets_at > datetime.now(UTC) + timedelta(seconds=left):
+        if short.resets_in_seconds is None or short.resets_in_seconds > left:
             return None
         return Wait(left)
 

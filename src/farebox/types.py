@@ -6,5 +6,6 @@ from farebox._frames import Frame
 from farebox._instrument import Instrumentation
 from farebox._report import Report
 from farebox._reserve import Hold
+from farebox._status import Status
 
-__all__ = ["Call", "CallRecord", "Estimate", "Frame", "Hold", "Instrumentation", "Report", "Usage"]
+__all__ = ["Call", "CallRecord", "Estimate", "Frame", "Hold", "Instrumentation", "Report", "Status", "Usage"]

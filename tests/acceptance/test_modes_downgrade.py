@@ -100,7 +100,7 @@ def test_a_map_or_a_list_says_where_to_step(ride: Ride, provider: Any, client: A
         refusal = attempt(lambda: ride.ask(client, model="nobody-knows"))
     assert models(provider) == [cheapest]
     assert [event.model for event in b.decisions] == [cheapest]
-    assert isinstance(refusal, farebox.UnpricedModel)
+    assert isinstance(refusal, farebox.errors.UnpricedModel)
 
 
 def test_a_map_steps_further_down_where_the_next_does_not_fit(ride: Ride, provider: Any, client: Any) -> None:

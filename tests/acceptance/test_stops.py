@@ -13,7 +13,8 @@ import openai
 import pytest
 
 import farebox
-from farebox import BudgetExceeded, UnpricedModel, budget, on_exceed, report, signals
+from farebox import BudgetExceeded, budget, on_exceed, report, signals
+from farebox.errors import UnpricedModel
 from farebox.errors import BudgetWarning
 from farebox.on_exceed import Proceed, Rewrite, Stop, Wait
 from tests.acceptance import rides
