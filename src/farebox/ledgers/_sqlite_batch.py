@@ -1,0 +1,492 @@
+"""What the operations of one transaction do: read once, worked out in Python, written back once.
+
+An operation first works out all that changes and then puts it in place, so one that can't be done leaves no trace.  The
+money is `_fitting`'s and follows the memory ledger's book line by line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import attrs
+
+from farebox._money import MOST_NANOS
+from farebox.errors import LedgerUnavailable
+from farebox.ledgers import Account, Control, Grant, Need, RowForm, Shortfall, View, WindowClosed
+from farebox.ledgers import _operations as op
+from farebox.ledgers._book import check_amounts
+from farebox.ledgers._fitting import (
+    NOTHING,
+    Amounts,
+    amounts_of,
+    limits_of,
+    past,
+    pick_cap,
+    shortfall,
+)
+from farebox.ledgers._sqlite_books import (
+    ADDED,
+    CORRECTED,
+    EMPTY,
+    EXPIRED,
+    HELD,
+    REFUSED,
+    RELEASED,
+    SETTLED,
+    UNSEEN,
+    Books,
+    Hold,
+    Numbers,
+)
+from farebox.ledgers._sqlite_learnt import write_learnt
+from farebox.ledgers._sqlite_locks import Owner
+from farebox.ledgers._sqlite_rows import NewRows, Places, Text, text_of
+
+_ADJUSTMENT, _CONTROL, _TOP_UP, _RESET = "adjustment", "control", "top up", "reset"
+_logger = logging.getLogger("farebox")
+_tuple = tuple.__new__
+
+
+class Batch:
+    """One transaction's operations.
+
+    Args:
+        owner: Of the holds it makes.
+        clock: The store's.
+    """
+
+    def __init__(
+        self,
+        operations: Sequence[op.Operation],
+        connection: sqlite3.Connection,
+        form: RowForm,
+        owner: Owner,
+        places: Places,
+        clock: Callable[[], float],
+    ) -> None:
+        self._operations = operations
+        self._connection = connection
+        self._form = form
+        self._owner = owner
+        self._clock = clock
+        self._now = 0.0
+        self._rows = NewRows(connection, places)
+        self._books = Books(connection)
+        self._learnt: dict[str, list[int]] = {}
+        # Written down before the transaction: the others of this machine wait for its end.
+        self._texts: dict[op.Operation, Text] = {}
+        for operation in operations:
+            row = getattr(operation, "row", None)
+            if row is not None:
+                self._texts[operation] = text_of(form, row)
+
+    def run(self) -> None:
+        """Do all, answer each or give it its error, and write what changed.  Within a transaction.
+
+        Raises:
+            sqlite3.Error: nothing was done, once the transaction is rolled back.
+        """
+        # Only now, that nobody else writes: a window that ends does so for all at once.
+        self._now = self._clock()
+        self._read()
+        for operation in self._operations:
+            operation.error = None
+            try:
+                _DOES[type(operation)](self, operation)
+            except sqlite3.Error:
+                raise
+            except Exception as error:
+                operation.error = error
+                if not operation.is_awaited:
+                    # Foreign errors may quote what was to be written: the class must do.
+                    _logger.error("a %s could not be done: %s", type(operation).__name__, type(error).__name__)
+        self._books.write(self._now)
+        self._rows.write()
+        if self._learnt:
+            write_learnt(self._connection, self._learnt)
+        self._show()
+
+    def _show(self) -> None:
+        """Let each who reserved see its accounts as they are after all that was done together."""
+        seen: dict[Account, View] = {}
+        for operation in self._operations:
+            if isinstance(operation, op.Reserve) and operation.error is None:
+                for account in operation.accounts:
+                    if account not in seen:
+                        seen[account] = self._books.view(account)
+                    operation.views[account.key] = seen[account]
+
+    def _read(self) -> None:
+        ids: list[str] = []
+        keys: set[str] = set()
+        controls: set[str] = set()
+        for operation in self._operations:
+            accounts: Sequence[Account] = ()
+            match operation:
+                case op.Reserve() | op.Charge() | op.Extend():
+                    ids.append(operation.hold_id)
+                    accounts = operation.accounts
+                case op.End():
+                    ids.append(operation.hold_id)
+                case op.AddRow():
+                    ids.append(operation.row_id)
+                case op.Adjust():
+                    accounts = operation.accounts
+                case op.TopUp() | op.Reset():
+                    accounts = (operation.account,)
+                case op.Forget():
+                    keys.add(operation.key)
+                case op.SayControl():
+                    controls.add(operation.key)
+                case _:
+                    pass
+            for account in accounts:
+                keys.add(account.key)
+                controls.update(account.controls)
+        self._books.read(ids, keys, controls)
+
+    # Holds
+
+    def _reserve(self, asked: op.Reserve) -> None:
+        known = self._books.holds.get(asked.hold_id)
+        if known is not None:
+            if known.state == REFUSED:
+                raise LedgerUnavailable("the hold was given up before the ledger was asked for it; nothing is held")
+            asked.answer, asked.is_over = known.grant, known.state != HELD
+            return
+        accounts = asked.accounts
+        for account in accounts:
+            account.key.encode()
+            starts_at, ends_at = account.starts_at, account.ends_at
+            if (starts_at is not None and self._now < starts_at) or (ends_at is not None and self._now >= ends_at):
+                raise WindowClosed(self._now)
+        forced = [account for account in accounts if account.key in asked.forced] if asked.forced else ()
+        fitted = self._fit(accounts, asked.need, forced)
+        if isinstance(fitted, Shortfall):
+            asked.answer = fitted
+            return
+        call = None if asked.call is None else self._form.dump(asked.call)
+        if call is not None:
+            call.encode()
+        grant, changes, let_past = fitted
+        self._books.put(changes)
+        for account in accounts:
+            self._books.see(account)
+        hold = Hold(
+            asked.hold_id,
+            self._owner.name,
+            HELD,
+            grant,
+            tuple(account.key for account in accounts),
+            let_past,
+            None if asked.ttl_seconds is None else self._now + asked.ttl_seconds,
+            call,
+        )
+        self._books.holds[hold.id] = self._books.changed_holds[hold.id] = hold
+        asked.answer = grant
+
+    def _fit(
+        self, accounts: Sequence[Account], need: Need, forced: Sequence[Account]
+    ) -> Shortfall | tuple[Grant, dict[str, Numbers], dict[str, Amounts]]:
+        """What is granted, the balances after it, and what was let past a limit."""
+        balances = self._books.balances
+        killed = self._books.killed(accounts, need.usd_nanos(need.least_cap))
+        if killed is not None:
+            return killed
+        in_force = self._books.in_force(accounts)
+        cap = need.want_cap
+        if need.share or need.least_cap != cap:
+            picked = pick_cap(balances, accounts, need, forced, in_force)
+            if isinstance(picked, Shortfall):
+                return picked
+            cap = picked
+        usd, tokens, calls = amounts_of(need, cap)
+        check_amounts(usd, tokens, calls)
+        changes: dict[str, Numbers] = {}
+        let_past: dict[str, Amounts] = {}
+        for account in accounts:
+            key = account.key
+            su, ru, du, st, rt, dt, sc, rc, dc, open_holds = balances.get(key, EMPTY)
+            limits = limits_of(account, in_force)
+            if su + ru + usd > limits[0] or st + rt + tokens > limits[1] or sc + rc + calls > limits[2]:
+                if account not in forced:
+                    least, floor = amounts_of(need, need.least_cap), amounts_of(need, need.floor_cap)
+                    short = shortfall(balances, accounts, forced, least, floor, in_force=in_force)
+                    assert short is not None
+                    return short
+                over = (
+                    past(su + ru, usd, limits[0]),
+                    past(st + rt, tokens, limits[1]),
+                    past(sc + rc, calls, limits[2]),
+                )
+                du, dt, dc = du + over[0], dt + over[1], dc + over[2]
+                let_past[key] = over
+                _fits((su, ru + usd, du, st, rt + tokens, dt, sc, rc + calls, dc, open_holds + 1))
+            changes[key] = (su, ru + usd, du, st, rt + tokens, dt, sc, rc + calls, dc, open_holds + 1)
+        return _tuple(Grant, (cap, usd, tokens, calls)), changes, let_past
+
+    def _extend(self, asked: op.Extend) -> None:
+        asked.answer = None
+        hold = self._books.holds.get(asked.hold_id)
+        if hold is None or hold.state != HELD:
+            return
+        check_amounts(asked.usd_nanos, asked.tokens, 0)
+        accounts, in_force = asked.accounts, self._books.in_force(asked.accounts)
+        forced = [account for account in accounts if account.key in asked.forced]
+        more, own = (asked.usd_nanos, asked.tokens, 0), (hold.grant.usd_nanos, hold.grant.tokens, hold.grant.calls)
+        short = self._books.killed(accounts, asked.usd_nanos)
+        short = short or shortfall(self._books.balances, accounts, forced, more, more, own, in_force)
+        if short is not None:
+            asked.answer = short
+            return
+        cap, usd, tokens, calls = hold.grant
+        check_amounts(usd + asked.usd_nanos, tokens + asked.tokens, calls)
+        grant = Grant(cap, usd + asked.usd_nanos, tokens + asked.tokens, calls)
+        changes: dict[str, Numbers] = {}
+        let_past = dict(hold.let_past)
+        for account in accounts:
+            su, ru, du, st, rt, dt, sc, rc, dc, open_holds = self._books.balances[account.key]
+            if account in forced:
+                limits = limits_of(account, in_force)
+                over = past(su + ru, more[0], limits[0]), past(st + rt, more[1], limits[1])
+                du, dt = du + over[0], dt + over[1]
+                before = let_past.get(account.key, NOTHING)
+                let_past[account.key] = (before[0] + over[0], before[1] + over[1], before[2])
+            changes[account.key] = _fits((su, ru + more[0], du, st, rt + more[1], dt, sc, rc, dc, open_holds))
+        self._books.put(changes)
+        hold.grant, hold.let_past = grant, let_past
+        self._books.changed_holds[hold.id] = hold
+        asked.answer = grant
+
+    def _end(self, asked: op.End) -> None:
+        hold = self._books.holds.get(asked.hold_id)
+        if hold is None:
+            if asked.is_released:
+                self._use_up(asked.hold_id, REFUSED, Grant(0, 0, 0, 0))
+        elif hold.state == HELD:
+            self._finish(hold, asked.amounts, self._texts.get(asked), RELEASED if asked.is_released else SETTLED)
+        elif hold.state == EXPIRED:
+            self._correct(hold, asked.amounts, self._texts.get(asked))
+
+    def _use_up(self, used_id: str, state: str, grant: Grant) -> None:
+        hold = Hold(used_id, self._owner.name, state, grant, (), {}, None, None)
+        self._books.holds[used_id] = self._books.changed_holds[used_id] = hold
+
+    def _finish(self, hold: Hold, amounts: Amounts, row: Text | None, state: str) -> None:
+        """The one way a hold ends."""
+        usd, tokens, calls = amounts
+        _, held_usd, held_tokens, held_calls = hold.grant
+        over = max(0, usd - held_usd), max(0, tokens - held_tokens), max(0, calls - held_calls)
+        changes: dict[str, Numbers] = {}
+        for key in hold.keys:
+            su, ru, du, st, rt, dt, sc, rc, dc, open_holds = self._books.balances[key]
+            du, dt, dc = du + over[0], dt + over[1], dc + over[2]
+            if key in hold.let_past:
+                # What its bound was let past the limit, and it did not use, is no debt; a reset may have taken it off.
+                past_usd, past_tokens, past_calls = hold.let_past[key]
+                du = max(0, du - max(0, min(past_usd, held_usd - usd)))
+                dt = max(0, dt - max(0, min(past_tokens, held_tokens - tokens)))
+                dc = max(0, dc - max(0, min(past_calls, held_calls - calls)))
+            changes[key] = _fits(
+                (
+                    *(su + usd, ru - held_usd, du),
+                    *(st + tokens, rt - held_tokens, dt),
+                    *(sc + calls, rc - held_calls, dc),
+                    open_holds - 1,
+                )
+            )
+        self._books.put(changes)
+        hold.state = state
+        hold.row_seq = self._keep(row)
+        self._books.changed_holds[hold.id] = hold
+        for key in hold.keys:
+            self._books.drop_if_forgotten(key)
+
+    def _correct(self, hold: Hold, actual: Amounts, row: Text | None) -> None:
+        """The bound was charged when the hold expired: charge what it really was instead."""
+        usd, tokens, calls = (now - then for now, then in zip(actual, hold.grant[1:], strict=True))
+        changes: dict[str, Numbers] = {}
+        for key in hold.keys:
+            was = self._books.balances.get(key)
+            if was is not None:  # it may be forgotten by now
+                su, ru, du, st, rt, dt, sc, rc, dc, open_holds = was
+                changes[key] = _fits(
+                    (
+                        *(max(0, su + usd), ru, du + max(0, usd)),
+                        *(max(0, st + tokens), rt, dt + max(0, tokens)),
+                        *(max(0, sc + calls), rc, dc + max(0, calls)),
+                        open_holds,
+                    )
+                )
+        self._books.put(changes)
+        if hold.row_seq is not None:
+            self._rows.take_back(hold.row_seq)
+        hold.state, hold.row_seq = CORRECTED, self._keep(row)
+        self._books.changed_holds[hold.id] = hold
+
+    def _charge(self, asked: op.Charge) -> None:
+        if asked.hold_id in self._books.holds:
+            return
+        self._books.put(self._charged(asked.accounts, asked.amounts))
+        self._keep(self._texts.get(asked))
+        self._use_up(asked.hold_id, SETTLED, Grant(0, *asked.amounts))
+
+    def _charged(self, accounts: Sequence[Account], amounts: Amounts) -> dict[str, Numbers]:
+        """The balances once `amounts`, which may be negative, were spent; what they take past a limit is debt."""
+        usd, tokens, calls = amounts
+        in_force = self._books.in_force(accounts)
+        changes: dict[str, Numbers] = {}
+        for account in accounts:
+            account.key.encode()  # what UTF-8 can't write fails here, and not the whole batch later
+            su, ru, du, st, rt, dt, sc, rc, dc, open_holds = self._books.balances.get(account.key, EMPTY)
+            limits = limits_of(account, in_force)
+            changes[account.key] = _fits(
+                (
+                    *(max(0, su + usd), ru, du + past(su + ru, usd, limits[0])),
+                    *(max(0, st + tokens), rt, dt + past(st + rt, tokens, limits[1])),
+                    *(max(0, sc + calls), rc, dc + past(sc + rc, calls, limits[2])),
+                    open_holds,
+                )
+            )
+        return changes
+
+    def _expire(self, asked: op.Expire) -> None:
+        """Holds whose deadline passed, and those without one whose owner is dead."""
+        now = self._now if asked.now_seconds is None else asked.now_seconds
+        rows = self._connection.execute("SELECT DISTINCT owner FROM held").fetchall()
+        dead = [owner for (owner,) in rows if self._owner.is_dead(owner)]
+        self._books.read_held("deadline <= ?", (now,))
+        for owner in dead:
+            self._books.read_held("owner = ?", (owner,))
+        asked.answer = 0
+        for hold in list(self._books.holds.values()):
+            if hold.state != HELD:
+                continue
+            if hold.deadline <= now if hold.deadline is not None else hold.owner in dead:
+                row = self._presumed(hold, asked.row_of or self._form.presumed)
+                self._finish(hold, hold.grant[1:], row, EXPIRED)
+                asked.answer += 1
+        holders = {owner for (owner,) in rows}
+        for owner in dead:
+            if not any(hold.owner == owner and hold.state == HELD for hold in self._books.holds.values()):
+                holders.discard(owner)
+        self._owner.bury(holders)
+
+    def _presumed(self, hold: Hold, row_of: Callable[[Any, Grant], Any]) -> Text | None:
+        """The row of a hold that nobody ended."""
+        try:
+            row = row_of(None if hold.call is None else self._form.load(hold.call), hold.grant)
+        except Exception as error:
+            return error
+        return None if row is None else text_of(self._form, row)
+
+    # Accounts
+
+    def _adjust(self, asked: op.Adjust) -> None:
+        asked.answer = False
+        if not self._is_new(asked.adjust_id):
+            return
+        changes = self._charged(asked.accounts, asked.amounts)
+        row = self._texts.get(asked)
+        if isinstance(row, Exception):
+            raise row
+        self._enter(_ADJUSTMENT, asked.adjust_id, "", asked.amounts)
+        self._books.put(changes)
+        if row is not None:
+            self._rows.add(row, self._now)
+        asked.answer = True
+
+    def _say_control(self, asked: op.SayControl) -> None:
+        asked.answer = False
+        if not self._is_new(asked.entry_id):
+            return
+        said = asked.said.over(self._books.controls.get(asked.key, Control()))
+        values = (said.limit_usd_nanos, said.limit_tokens, said.limit_calls, said.is_killed)
+        check_amounts(*(value or 0 for value in values[:3]))
+        self._enter(_CONTROL, asked.entry_id, asked.key, attrs.astuple(asked.said))
+        self._connection.execute("INSERT OR REPLACE INTO controls VALUES (?, ?, ?, ?, ?)", (asked.key, *values))
+        self._books.controls[asked.key] = said
+        asked.answer = True
+
+    def _top_up(self, asked: op.TopUp) -> None:
+        asked.answer = False
+        if not self._is_new(asked.entry_id):
+            return
+        key = asked.account.key
+        standing = self._books.standings.get(key, UNSEEN)
+        usd, tokens, calls = (had + more for had, more in zip(standing.top, asked.amounts, strict=True))
+        check_amounts(usd, tokens, calls)
+        self._enter(_TOP_UP, asked.entry_id, key, asked.amounts)
+        self._books.standings[key] = attrs.evolve(standing, top=(usd, tokens, calls))
+        self._books.has_tops = True
+        self._books.put({key: self._books.balances.get(key, EMPTY)})
+        asked.answer = True
+
+    def _reset(self, asked: op.Reset) -> None:
+        asked.answer = False
+        key = asked.account.key
+        if not self._is_new(asked.entry_id):
+            return
+        _, ru, _, _, rt, _, _, rc, _, open_holds = self._books.balances.get(key, EMPTY)
+        self._enter(_RESET, asked.entry_id, key, ())
+        self._books.put({key: (0, ru, 0, 0, rt, 0, 0, rc, 0, open_holds)})
+        asked.answer = True
+
+    def _is_new(self, entry_id: str) -> bool:
+        return not self._connection.execute("SELECT 1 FROM entries WHERE id = ?", (entry_id,)).fetchall()
+
+    def _enter(self, kind: str, entry_id: str, key: str, said: Sequence[object]) -> None:
+        entry = (entry_id, kind, self._now, key, json.dumps(said))
+        self._connection.execute("INSERT INTO entries (id, kind, said_at, key, said) VALUES (?, ?, ?, ?, ?)", entry)
+
+    def _forget(self, asked: op.Forget) -> None:
+        self._books.forget(asked.key)
+
+    # Rows, and what was learnt
+
+    def _add_row(self, asked: op.AddRow) -> None:
+        if asked.row_id not in self._books.holds:
+            self._keep(self._texts.get(asked))
+            self._use_up(asked.row_id, ADDED, Grant(0, 0, 0, 0))
+
+    def _keep(self, row: Text | None) -> int | None:
+        """Keep the row of a call that has ended.  One that can't be written down is lost; its money is not."""
+        if isinstance(row, Exception):
+            _logger.error("the row of a call can't be written down, its money is charged: %s", type(row).__name__)
+            return None
+        return None if row is None else self._rows.add(row, self._now)
+
+    def _learn(self, asked: op.Learn) -> None:
+        asked.key.encode()
+        self._learnt.setdefault(asked.key, []).append(asked.bucket)
+
+
+_DOES: Final[dict[type[op.Operation], Callable[[Batch, Any], None]]] = {
+    op.Reserve: Batch._reserve,
+    op.Extend: Batch._extend,
+    op.End: Batch._end,
+    op.Charge: Batch._charge,
+    op.AddRow: Batch._add_row,
+    op.Learn: Batch._learn,
+    op.Adjust: Batch._adjust,
+    op.SayControl: Batch._say_control,
+    op.TopUp: Batch._top_up,
+    op.Reset: Batch._reset,
+    op.Expire: Batch._expire,
+    op.Forget: Batch._forget,
+}
+
+
+def _fits(balance: Numbers) -> Numbers:
+    """The balance, where 64 bits hold it.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if max(balance) > MOST_NANOS:
+        raise ValueError(f"an account would come to more than {MOST_NANOS}, the most that a database keeps")
+    return balance

@@ -1,0 +1,306 @@
+"""What a transaction reads of the books of a SQLite ledger, changes in memory and writes back: accounts, holds, controls."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import attrs
+
+from farebox.ledgers import NO_LIMIT, Account, Balance, Control, Grant, Shortfall, View
+from farebox.ledgers._fitting import NOTHING, UNCHANGED, Amounts, Limits, limits_of
+from farebox.ledgers._sqlite_schema import put
+
+HELD: Final = "held"
+SETTLED: Final = "settled"
+RELEASED: Final = "released"
+EXPIRED: Final = "expired"
+CORRECTED: Final = "corrected"
+ADDED: Final = "added"
+#: Released before it was asked for: a reserve that still arrives is too late.
+REFUSED: Final = "refused"
+
+#: Arguments of one statement: below what any build of SQLite takes.
+_MOST_ARGUMENTS: Final = 512
+
+_ACCOUNT_COLUMNS: Final = (
+    "key, spent_usd_nanos, reserved_usd_nanos, debt_usd_nanos, spent_tokens, reserved_tokens, debt_tokens, "
+    "spent_calls, reserved_calls, debt_calls, open_holds, "
+    "limit_usd_nanos, limit_tokens, limit_calls, controls, top_usd_nanos, top_tokens, top_calls, is_forgotten"
+)
+SELECT_ACCOUNTS: Final = f"SELECT {_ACCOUNT_COLUMNS} FROM accounts"
+SELECT_CONTROLS: Final = "SELECT key, limit_usd_nanos, limit_tokens, limit_calls, is_killed FROM controls"
+_PUT_ACCOUNTS: Final = f"INSERT OR REPLACE INTO accounts ({_ACCOUNT_COLUMNS}) VALUES"
+_HELD_COLUMNS: Final = "id, owner, cap, usd_nanos, tokens, calls, accounts, let_past, deadline, call"
+_PUT_HELD: Final = f"INSERT INTO held ({_HELD_COLUMNS}) VALUES"
+_EXTEND_HELD: Final = (
+    "ON CONFLICT (id) DO UPDATE SET "
+    "usd_nanos = excluded.usd_nanos, tokens = excluded.tokens, let_past = excluded.let_past"
+)
+_ENDED_COLUMNS: Final = "id, state, cap, usd_nanos, tokens, calls, ended_at, accounts, row_seq"
+_PUT_ENDED: Final = f"INSERT OR REPLACE INTO ended ({_ENDED_COLUMNS}) VALUES"
+
+#: (spent, reserved, debt) in usd nanodollars, tokens, calls; then the number of holds open on the account.
+Numbers = tuple[int, int, int, int, int, int, int, int, int, int]
+EMPTY: Final[Numbers] = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+@attrs.frozen
+class Standing:
+    """What is known of an account beside its balance: its own limits at the last hold, and what was put on top."""
+
+    limits: Amounts = (NO_LIMIT, NO_LIMIT, NO_LIMIT)
+    controls: tuple[str, ...] = ()
+    top: Amounts = (0, 0, 0)
+    is_forgotten: bool = False
+
+
+UNSEEN: Final = Standing()
+
+
+@attrs.define(eq=False)
+class Hold:
+    """A hold, or an id that was used for something else.  `keys` are empty where it can't change any more."""
+
+    id: str
+    owner: str
+    state: str
+    grant: Grant
+    keys: tuple[str, ...]
+    let_past: Mapping[str, Amounts]
+    deadline: float | None
+    call: str | None
+    row_seq: int | None = None
+    is_stored_as_held: bool = False
+
+
+class Books:
+    """Accounts and holds of one transaction: those it was told to read."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.balances: dict[str, Numbers] = {}
+        self.standings: dict[str, Standing] = {}
+        self.controls: dict[str, Control] = {}
+        #: Whether an account was topped up; False until then spares a look at each.
+        self.has_tops = False
+        self.holds: dict[str, Hold] = {}
+        self.changed_holds: dict[str, Hold] = {}
+        self._known_keys: set[str] = set()
+        self._changed_keys: set[str] = set()
+
+    # Reading
+
+    def read(self, ids: Iterable[str], keys: Iterable[str], controls: Iterable[str]) -> None:
+        """Holds by id, and accounts by key with those of the holds; what stands under these controls."""
+        self._read_holds(list(ids))
+        self.read_accounts({*keys, *(key for hold in self.holds.values() for key in hold.keys)})
+        for row in self._select(SELECT_CONTROLS, "key", controls):
+            self.controls[row[0]] = control_of(row)
+
+    def read_held(self, where: str, arguments: tuple[Any, ...]) -> None:
+        """Open holds, oldest first, and their accounts."""
+        select = f"SELECT {_HELD_COLUMNS} FROM held WHERE {where} ORDER BY seq"
+        for row in self._connection.execute(select, arguments).fetchall():
+            self._add_held(row)
+        self.read_accounts({key for hold in self.holds.values() for key in hold.keys})
+
+    def _select(self, select: str, column: str, wanted: Iterable[str]) -> Iterator[tuple[Any, ...]]:
+        for part in _parts([text for text in wanted if _is_text(text)]):
+            yield from self._connection.execute(_with_marks(select, column, len(part)), part).fetchall()
+
+    def _read_holds(self, ids: list[str]) -> None:
+        for row in self._select(f"SELECT {_HELD_COLUMNS} FROM held", "id", ids):
+            self._add_held(row)
+        rest = [hold_id for hold_id in ids if hold_id not in self.holds]
+        for hold_id, state, cap, usd, tokens, calls, _, keys, row_seq in self._select(
+            f"SELECT {_ENDED_COLUMNS} FROM ended", "id", rest
+        ):
+            grant = Grant(cap, usd, tokens, calls)
+            self.holds[hold_id] = Hold(hold_id, "", state, grant, keys_of(keys), {}, None, None, row_seq)
+
+    def _add_held(self, row: tuple[Any, ...]) -> None:
+        hold_id, owner, cap, usd, tokens, calls, keys, let_past, deadline, call = row
+        if hold_id not in self.holds:
+            self.holds[hold_id] = Hold(
+                hold_id,
+                owner,
+                HELD,
+                Grant(cap, usd, tokens, calls),
+                keys_of(keys),
+                {} if let_past is None else {key: tuple(over) for key, over in json.loads(let_past).items()},
+                deadline,
+                call,
+                is_stored_as_held=True,
+            )
+
+    def read_accounts(self, keys: Iterable[str]) -> None:
+        new = [key for key in keys if key not in self._known_keys]
+        self._known_keys.update(new)
+        for row in self._select(SELECT_ACCOUNTS, "key", new):
+            self.balances[row[0]] = row[1:11]
+            standing = self.standings[row[0]] = standing_of(row)
+            self.has_tops = self.has_tops or standing.top != NOTHING
+
+    # Writing
+
+    def write(self, now_seconds: float) -> None:
+        """Write back what changed."""
+        connection = self._connection
+        held: list[tuple[Any, ...]] = []
+        no_more_held: list[str] = []
+        ended: list[tuple[Any, ...]] = []
+        for hold in self.changed_holds.values():
+            grant = hold.grant
+            if hold.state == HELD:
+                keys, let_past = _as_json(hold.keys), json.dumps(hold.let_past) if hold.let_past else None
+                held.append((hold.id, hold.owner, *grant, keys, let_past, hold.deadline, hold.call))
+            else:
+                if hold.is_stored_as_held:
+                    no_more_held.append(hold.id)
+                correctable = _as_json(hold.keys) if hold.state == EXPIRED else None
+                ended.append((hold.id, hold.state, *grant, now_seconds, correctable, hold.row_seq))
+        for ids in _parts(no_more_held):
+            connection.execute(_with_marks("DELETE FROM held", "id", len(ids)), ids)
+        put(connection, _PUT_HELD, held, _EXTEND_HELD)
+        put(connection, _PUT_ENDED, ended)
+        kept, gone = [], []
+        for key in self._changed_keys:
+            balance = self.balances.get(key)
+            if balance is None:
+                gone.append(key)
+            else:
+                standing = self.standings.get(key, UNSEEN)
+                controls = _as_json(standing.controls)
+                kept.append((key, *balance, *standing.limits, controls, *standing.top, standing.is_forgotten))
+        put(connection, _PUT_ACCOUNTS, kept)
+        for keys_gone in _parts(gone):
+            connection.execute(_with_marks("DELETE FROM accounts", "key", len(keys_gone)), keys_gone)
+
+    # Accounts
+
+    def in_force(self, accounts: Iterable[Account]) -> Limits:
+        """Limits in force by account key; empty while all are the accounts' own."""
+        if not self.controls and not self.has_tops:
+            return UNCHANGED
+        limits, is_changed = {}, False
+        for account in accounts:
+            own = limits_of(account)
+            limits[account.key], _ = found = self._terms(account, own)
+            is_changed = is_changed or found[0] != own
+        return limits if is_changed else UNCHANGED
+
+    def _terms(self, account: Account, limits: Amounts) -> tuple[Amounts, bool]:
+        return terms_of(limits, account.controls, self.standings.get(account.key, UNSEEN).top, self.controls)
+
+    def killed(self, accounts: Iterable[Account], needed: int) -> Shortfall | None:
+        """The answer of the first killed account to one who needs so many nanodollars; None where none is killed."""
+        for account in accounts if self.controls else ():
+            limits, is_killed = self._terms(account, limits_of(account))
+            if is_killed:
+                spent, reserved, *_ = self.balances.get(account.key, EMPTY)
+                return Shortfall(account, "usd", limits[0], spent, reserved, needed, "exhausted", is_killed=True)
+        return None
+
+    def put(self, changes: Mapping[str, Numbers]) -> None:
+        self.balances.update(changes)
+        self._changed_keys.update(changes)
+
+    def view(self, account: Account) -> View:
+        limits, is_killed = self._terms(account, limits_of(account))
+        return View(Balance(*self.balances.get(account.key, EMPTY)[:9]), *limits, is_killed)
+
+    def forget(self, key: str) -> None:
+        """Drop an account now, or with its last hold; an unknown one is ignored."""
+        if key in self.balances:
+            self.standings[key] = attrs.evolve(self.standings.get(key, UNSEEN), is_forgotten=True)
+            self._changed_keys.add(key)
+            self.drop_if_forgotten(key)
+
+    def drop_if_forgotten(self, key: str) -> None:
+        """Drop the account if it is to be forgotten and nobody holds anything of it any more."""
+        standing = self.standings.get(key)
+        if standing is not None and standing.is_forgotten and not self.balances[key][-1]:
+            del self.balances[key], self.standings[key]
+            self._changed_keys.add(key)
+
+    def see(self, account: Account) -> None:
+        """Remember the limits of an account that was held."""
+        standing = self.standings.get(account.key, UNSEEN)
+        limits = limits_of(account)
+        if standing.limits != limits or standing.controls != account.controls:
+            self.standings[account.key] = attrs.evolve(standing, limits=limits, controls=account.controls)
+
+
+def terms_of(
+    limits: Amounts, controls: Sequence[str], top: Amounts, said: Mapping[str, Control]
+) -> tuple[Amounts, bool]:
+    """An account's limits after what was said under `controls`, the most specific last, and put on top; is it killed?"""
+    is_killed = False
+    usd, tokens, calls = limits
+    for key in controls:
+        control = said.get(key)
+        if control is not None:
+            usd = usd if control.limit_usd_nanos is None else control.limit_usd_nanos
+            tokens = tokens if control.limit_tokens is None else control.limit_tokens
+            calls = calls if control.limit_calls is None else control.limit_calls
+            is_killed = is_killed or bool(control.is_killed)
+    if any(top):
+        usd, tokens, calls = min(NO_LIMIT, usd + top[0]), min(NO_LIMIT, tokens + top[1]), min(NO_LIMIT, calls + top[2])
+    return (usd, tokens, calls), is_killed
+
+
+def control_of(row: tuple[Any, ...]) -> Control:
+    """Of a row of `SELECT_CONTROLS`."""
+    _, usd, tokens, calls, is_killed = row
+    is_killed = None if is_killed is None else bool(is_killed)
+    return Control(limit_usd_nanos=usd, limit_tokens=tokens, limit_calls=calls, is_killed=is_killed)
+
+
+@lru_cache(maxsize=4_096)
+def _standing(limits: Amounts, controls: str, top: Amounts, is_forgotten: int) -> Standing:
+    return Standing(limits, keys_of(controls), top, bool(is_forgotten))
+
+
+def standing_of(row: tuple[Any, ...]) -> Standing:
+    """Of a row of `SELECT_ACCOUNTS`."""
+    return _standing(row[11:14], row[14], row[15:18], row[18])
+
+
+@lru_cache(maxsize=4_096)
+def keys_of(text: str | None) -> tuple[str, ...]:
+    return () if text is None else tuple(json.loads(text))
+
+
+@lru_cache(maxsize=4_096)
+def _as_json(keys: tuple[str, ...]) -> str:
+    return json.dumps(keys)
+
+
+@lru_cache(maxsize=256)
+def _with_marks(select: str, column: str, marks: int) -> str:
+    return f"{select} WHERE {column} IN ({', '.join('?' * marks)})"
+
+
+def _parts(texts: list[str]) -> Iterator[list[str]]:
+    """Arguments for IN, of few different numbers, so that statements are prepared already; repeats do no harm there."""
+    for start in range(0, len(texts), _MOST_ARGUMENTS):
+        part = texts[start : start + _MOST_ARGUMENTS]
+        marks = 4
+        while marks < len(part):
+            marks *= 2
+        yield part + [part[0]] * (marks - len(part))
+
+
+def _is_text(text: str) -> bool:
+    """Whether SQLite can keep it: a lone surrogate is no character."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
