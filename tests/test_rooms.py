@@ -115,7 +115,7 @@ ALWAYS_INSTALLED = rooms("attrs blinker")
 #: Modules that are themselves imported only when used, and what they may import at their top for it.
 IMPORTED_WHEN_USED = {
     "cli": rooms("click rich"),
-    "ledgers.redis": rooms("redis"),
+    "ledgers._redis_link": rooms("redis hiredis"),
     "prices._list": rooms("genai_prices"),
     "telemetry.opentelemetry": rooms("opentelemetry"),
     "testing": rooms("pytest"),

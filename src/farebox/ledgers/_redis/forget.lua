@@ -1,0 +1,10 @@
+-- ARGV: 3 the key of the account.
+local account = load_account(ARGV[3])
+if account.exists then
+  if account.now[10] == 0 then
+    drop_account(account)
+  else
+    redis.call('HSET', account.key, 'forgotten', '1')
+  end
+end
+return {'yes', now_text}

@@ -1,0 +1,290 @@
+"""What each operation asks of its script, and what the script's answer means.
+
+Amounts travel as decimal text, in both directions: a script's own numbers are doubles.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import logging
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import attrs
+
+from farebox.errors import LedgerUnavailable
+from farebox.ledgers import (
+    NO_LIMIT,
+    Account,
+    Balance,
+    Control,
+    Grant,
+    Need,
+    RowForm,
+    Shortfall,
+    View,
+    WindowClosed,
+    with_slack,
+)
+from farebox.ledgers import _operations as op
+from farebox.ledgers import _redis_scripts as scripts
+from farebox.ledgers._book import check_amounts
+from farebox.ledgers._fitting import NOTHING, Amounts, amounts_of, limits_of, shortfall
+from farebox.ledgers._redis_link import Command, Link
+
+#: For how many seconds the id of a row, of a charge, and of what a person did is remembered.
+_ROW_ID_SECONDS: Final = 600
+_CHARGE_ID_SECONDS: Final = 86_400
+_ENTRY_ID_SECONDS: Final = 40 * 86_400
+#: Most keys something is learnt under, and most samples of a key.
+_MOST_LEARNT, _MOST_SAMPLES = 1_024, 2_048
+
+_DAY_SECONDS, _QUARTER_SECONDS = 86_400, 900
+#: From here on a script's own numbers are not exact.
+_LONG: Final = 10**15
+_NO_ROW: Final = ("", "", "", "", "")
+
+_logger = logging.getLogger("farebox")
+
+
+class Asks:
+    """Turns operations into calls of scripts for one store, and answers them from what comes back."""
+
+    def __init__(self, link: Link, form: RowForm, shown: str) -> None:
+        self._link = link
+        self._form = form
+        self._shown = shown
+        #: Ids of growths: an extend that is given again is done once.
+        self._growths: WeakKeyDictionary[op.Extend, int] = WeakKeyDictionary()
+        self._numbers = itertools.count(1)
+
+    def command(self, asked: op.Operation, epoch: str, now: str, owner: str) -> Command:
+        """The call that does `asked`.
+
+        Raises:
+            ValueError, TypeError: it holds what no ledger keeps.
+        """
+        script, arguments = self._script_of(asked, owner)
+        return self._link.call(script, epoch, now, *arguments)
+
+    def _script_of(self, asked: op.Operation, owner: str) -> tuple[scripts.Script, Sequence[Any]]:
+        match asked:
+            case op.Reserve():
+                numbers, choice = _needed(asked.need)
+                lives = "" if asked.ttl_seconds is None else repr(float(asked.ttl_seconds))
+                call = "" if asked.call is None else self._form.dump(asked.call)
+                accounts = _accounts(asked.accounts, asked.forced)
+                return scripts.RESERVE, (asked.hold_id, owner, lives, call, numbers, choice, *accounts)
+            case op.Extend():
+                check_amounts(asked.usd_nanos, asked.tokens, 0)
+                growth = self._growths.setdefault(asked, next(self._numbers))
+                accounts = _accounts(asked.accounts, asked.forced)
+                return scripts.EXTEND, (
+                    asked.hold_id,
+                    growth,
+                    number_list((asked.usd_nanos, asked.tokens, 0)),
+                    *accounts,
+                )
+            case op.End():
+                becomes = "released" if asked.is_released else "settled"
+                return scripts.END, (asked.hold_id, becomes, number_list(asked.amounts), *self.row(asked.row))
+            case op.Charge():
+                check_amounts(*asked.amounts)
+                rest = (number_list(asked.amounts), *self.row(asked.row), *_accounts(asked.accounts))
+                return scripts.CHARGE, (f"h:{asked.hold_id}", _CHARGE_ID_SECONDS, *rest)
+            case op.Adjust():
+                rest = (number_list(asked.amounts), *self.row(asked.row), *_accounts(asked.accounts))
+                return scripts.CHARGE, (f"e:{asked.adjust_id}", _ENTRY_ID_SECONDS, *rest)
+            case op.SayControl():
+                said = _control_text(asked.said)
+                return scripts.SAY, (asked.entry_id, _ENTRY_ID_SECONDS, "control", asked.key, said)
+            case op.TopUp():
+                check_amounts(*asked.amounts)
+                rest = (number_list(asked.amounts), *account_arguments(asked.account))
+                return scripts.SAY, (asked.entry_id, _ENTRY_ID_SECONDS, "top_up", *rest)
+            case op.Reset():
+                rest = ("", *account_arguments(asked.account))
+                return scripts.SAY, (asked.entry_id, _ENTRY_ID_SECONDS, "reset", *rest)
+            case op.AddRow():
+                return scripts.ADD_ROW, (asked.row_id, _ROW_ID_SECONDS, *self.row(asked.row))
+            case op.Learn():
+                return scripts.LEARN, (asked.key, asked.bucket, _MOST_LEARNT, _MOST_SAMPLES)
+            case op.Forget():
+                return scripts.FORGET, (asked.key,)
+            case _:
+                raise TypeError(f"a Redis ledger does not know the operation {type(asked).__name__}")
+
+    def row(self, row: Any) -> tuple[Any, ...]:
+        """The five arguments of a row.  One that can't be written down is left out: the money is not."""
+        if row is None:
+            return _NO_ROW
+        try:
+            span, starts_at, place, sums = self._form.sum_of(row)
+            began = starts_at
+            if span == "second":
+                span, starts_at = "quarter", starts_at // _QUARTER_SECONDS * _QUARTER_SECONDS
+            field = f"{span}|{starts_at}|{self._form.dump_place(place)}"
+            text = self._form.dump(row).encode()
+            return text, began, starts_at // _DAY_SECONDS, field.encode(), number_list(sums)
+        except Exception as error:
+            _logger.error("ledger %s keeps no row of a call: %s", self._shown, type(error).__name__)
+            return _NO_ROW
+
+    def answer(self, asked: op.Operation, reply: Any) -> None:
+        """Answer `asked` as its script did."""
+        if isinstance(reply, Exception):
+            asked.error = ValueError(f"ledger {self._shown} refuses what it was given: {reply}")
+            return
+        status = reply[0]
+        match asked:
+            case op.Reserve():
+                self._answer_reserve(asked, status, reply)
+            case op.Extend() if status == b"held":
+                asked.answer = grant_of(reply[2])
+            case op.Extend() if status == b"short":
+                _, *own = grant_of(reply[2])
+                more = (asked.usd_nanos, asked.tokens, 0)
+                views = _views(asked.accounts, reply[3:])
+                asked.answer = _explain(asked.accounts, views, asked.forced, more, more, (own[0], own[1], own[2]))
+            case op.Extend() if status == b"error":
+                asked.error = ValueError(reply[2].decode())
+            case op.Adjust() | op.SayControl() | op.TopUp() | op.Reset():
+                asked.answer = status == b"yes"
+
+    def _answer_reserve(self, asked: op.Reserve, status: bytes, reply: Any) -> None:
+        if status == b"held":
+            asked.answer = grant_of(reply[2])
+            asked.is_over = reply[3] == b"1"
+            asked.views = _views(asked.accounts, reply[4:])
+        elif status == b"short":
+            asked.views = _views(asked.accounts, reply[2:])
+            least, floor = (amounts_of(asked.need, cap) for cap in (asked.need.least_cap, asked.need.floor_cap))
+            asked.answer = _explain(asked.accounts, asked.views, asked.forced, least, floor)
+        elif status == b"closed":
+            asked.error = WindowClosed(float(reply[1]))
+        elif status == b"refused":
+            asked.error = LedgerUnavailable(
+                f"ledger {self._shown} was told to give this call up before it was asked for it"
+            )
+        else:
+            asked.error = ValueError(reply[2].decode())
+
+
+def number_list(numbers: Sequence[int]) -> str:
+    """Whole numbers as JSON, those in quotes that a script's own numbers do not hold exactly."""
+    if not numbers or (max(numbers) < _LONG and min(numbers) > -_LONG):
+        return str(list(numbers))
+    return "[" + ",".join(f'"{number}"' if abs(number) >= _LONG else str(number) for number in numbers) + "]"
+
+
+def numbers_of(text: bytes) -> list[int]:
+    """The numbers of such a list."""
+    inner = text[1:-1].replace(b'"', b"")
+    return [int(number) for number in inner.split(b",")] if inner else []
+
+
+def grant_of(text: bytes) -> Grant:
+    return Grant(*numbers_of(text))
+
+
+def _needed(need: Need) -> tuple[str, str]:
+    """Cap and amounts of a need, and what there is to choose from, as JSON; '' where that is nothing."""
+    if not need.share and need.least_cap == need.want_cap:
+        amounts = amounts_of(need, need.want_cap)
+        check_amounts(*amounts)
+        return number_list((need.want_cap, *amounts)), ""
+    most_bought = with_slack(need.most_cap) * max(1, need.share)
+    fixed, rates = (need.fixed_usd_nanos, need.fixed_tokens), (need.usd_nanos_per_token, need.tokens_per_token)
+    check_amounts(*fixed, need.calls)
+    check_amounts(*rates, 0)
+    if rates[0]:
+        most_bought = min(most_bought, (NO_LIMIT - fixed[0]) // rates[0])  # where no account has a limit
+    least, floor = amounts_of(need, need.least_cap)[:2], amounts_of(need, need.floor_cap)[:2]
+    # The last are as large as any number the script may come to, so that it knows how wide they get.
+    most = [one + rate * most_bought for one, rate in zip(fixed, rates, strict=True)]
+    choice = {
+        "amounts": number_list((*fixed, *rates, *least, *floor, *most)),
+        "most_bought": most_bought,
+        "floor_cap": need.floor_cap,
+        "want_cap": need.want_cap,
+        "most_cap": need.most_cap,
+        "share": need.share,
+    }
+    return number_list((0, 0, 0, need.calls)), json.dumps(choice)
+
+
+def _accounts(accounts: Sequence[Account], forced: Collection[str] = ()) -> list[Any]:
+    """How many accounts, and then three arguments of each."""
+    arguments: list[Any] = [len(accounts)]
+    for account in accounts:
+        arguments += (account.key, _terms(account), "1" if account.key in forced else "")
+    return arguments
+
+
+def account_arguments(account: Account) -> tuple[str, str, str]:
+    return account.key, _terms(account), ""
+
+
+@functools.lru_cache(maxsize=4_096)  # by identity: accounts do not change, and most are used again
+def _terms(account: Account) -> str:
+    """What an account is used with: its limits and its window, -1 for none, and keys of controls."""
+    limits = account.limit_usd_nanos, account.limit_tokens, account.limit_calls
+    check_amounts(*limits)
+    window = account.starts_at, account.ends_at
+    shown = [-1 if limit == NO_LIMIT else str(limit) if limit >= _LONG else limit for limit in limits]
+    return json.dumps([*shown, *(-1 if at is None else at for at in window), list(account.controls)])
+
+
+def _control_text(said: Control) -> str:
+    limits = said.limit_usd_nanos, said.limit_tokens, said.limit_calls
+    check_amounts(*(0 if limit is None else limit for limit in limits))
+    killed = None if said.is_killed is None else int(said.is_killed)
+    return number_list([-1 if part is None else part for part in (*limits, killed)])
+
+
+def control_of(text: bytes) -> Control:
+    usd, tokens, calls, killed = (None if part == -1 else part for part in numbers_of(text))
+    is_killed = None if killed is None else bool(killed)
+    return Control(limit_usd_nanos=usd, limit_tokens=tokens, limit_calls=calls, is_killed=is_killed)
+
+
+def view_of(own_limits: Sequence[int], texts: Sequence[bytes]) -> View:
+    """The view that three texts of an answer say of an account with these limits of its own."""
+    now, changed, killed = texts
+    if changed:
+        own_limits = [NO_LIMIT if limit == -1 else limit for limit in numbers_of(changed)]
+    return View(Balance(*numbers_of(now)[:9]), own_limits[0], own_limits[1], own_limits[2], killed == b"1")
+
+
+def _views(accounts: Sequence[Account], texts: Sequence[bytes]) -> dict[str, View]:
+    return {account.key: view_of(limits_of(account), texts[3 * n : 3 * n + 3]) for n, account in enumerate(accounts)}
+
+
+def limits_in(terms: bytes) -> list[int]:
+    """The limits in the terms of an account."""
+    return [NO_LIMIT if limit == -1 else int(limit) for limit in json.loads(terms)[:3]]
+
+
+def _explain(
+    accounts: Sequence[Account],
+    views: dict[str, View],
+    forced: Collection[str],
+    least: Amounts,
+    floor: Amounts,
+    own: Amounts = NOTHING,
+) -> Shortfall:
+    """Who was short, from what the accounts held when they refused."""
+    killed = next((account for account in accounts if views[account.key].is_killed), None)
+    if killed is not None:
+        view = views[killed.key]
+        spent, reserved = view.balance.spent_usd_nanos, view.balance.reserved_usd_nanos
+        return Shortfall(killed, "usd", view.limit_usd_nanos, spent, reserved, least[0], "exhausted", is_killed=True)
+    balances = {key: attrs.astuple(view.balance) for key, view in views.items()}
+    in_force = {key: (view.limit_usd_nanos, view.limit_tokens, view.limit_calls) for key, view in views.items()}
+    exempt = [account for account in accounts if account.key in forced]
+    short = shortfall(balances, accounts, exempt, least, floor, own, in_force)
+    assert short is not None, "a script refused what fits"
+    return short

@@ -1,0 +1,60 @@
+"""The scripts of the Redis ledger: every operation is one, so it happens at once or not at all.
+
+A script reads, decides, and writes at its end: what it finds wrong it says before the first write, because Redis takes no
+write back.  The sources are Lua files beside this one; a script begins with the parts it needs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.resources import files
+from typing import Final
+
+import attrs
+
+#: The major is in the prefix of all keys, `fb1:`; within it fields and keys are only added.  A server that was written by a
+#: newer schema is refused; a change that can't be additive gets a new prefix, and a command that copies.
+SCHEMA: Final = 1
+
+
+@attrs.frozen
+class Script:
+    """A script and the SHA-1 the server knows it by."""
+
+    name: str
+    text: bytes
+    sha: bytes
+
+
+def _script(name: str, *parts: str) -> Script:
+    folder = files("farebox.ledgers") / "_redis"
+    text = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in (*parts, name)).encode()
+    return Script(name, text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
+
+
+_ACCOUNTS: Final = ("fence", "numbers", "accounts")
+_HOLDS: Final = ("fence", "holds")
+
+OPEN: Final = _script("open")
+ALIVE: Final = _script("alive", "fence")
+RESERVE: Final = _script("reserve", *_ACCOUNTS, "caps", "holds")
+EXTEND: Final = _script("extend", *_ACCOUNTS, "holds")
+END: Final = _script("end", *_ACCOUNTS, "holds", "rows")
+CHARGE: Final = _script("charge", *_ACCOUNTS, "rows")
+SAY: Final = _script("say", *_ACCOUNTS)
+ADD_ROW: Final = _script("add_row", "fence", "numbers", "rows")
+FORGET: Final = _script("forget", *_ACCOUNTS)
+LEARN: Final = _script("learn", "fence")
+DUE: Final = _script("due", *_HOLDS)
+VIEW: Final = _script("view", *_ACCOUNTS)
+ACCOUNTS_PAGE: Final = _script("accounts_page", *_ACCOUNTS)
+CONTROLS: Final = _script("controls", "fence")
+HELD: Final = _script("held", *_HOLDS)
+ROWS_PAGE: Final = _script("rows_page", "fence")
+LAST_ROW: Final = _script("last_row", "fence")
+DAYS: Final = _script("days", "fence")
+DAY: Final = _script("day", "fence")
+LEARNT: Final = _script("learnt", "fence")
+PRUNE: Final = _script("prune", "fence")
+
+ALL: Final = tuple(value for value in list(globals().values()) if isinstance(value, Script))
