@@ -26,8 +26,10 @@ TOML = '["my-llm"]\ninput_per_million = 3\noutput_per_million = 4\n'
     [
         (
             {"ledgre": "memory://"},
-            "ledgre='memory://' is no option of configure(); choose from ledger, budgets, tags, prices, "
-            "useful_output_tokens, on_ledger_error, keep, clock",
+            (
+                "ledgre='memory://' is no option of configure(); choose from ledger, budgets, tags, prices, "
+                "useful_output_tokens, on_ledger_error, keep, clock"
+            ),
         ),
         ({"ledger": "oracle://x:secret@host"}, "no ledger is known for oracle://; choose one of memory://"),
         ({"ledger": "farebox.db"}, "no ledger is known for a URL without a scheme; choose one of memory://"),

@@ -116,7 +116,7 @@ def test_a_call_without_the_tag_is_refused_by_name_unless_they_share_an_account(
     begin(
         budget("plan", calls=5, per="month", each="tenant"),
     )
-    with pytest.raises(MissingTag, match="track\\(tenant=...\\)") as missing:
+    with pytest.raises(MissingTag, match=r"track\(tenant=\.\.\.\)") as missing:
         admit(new_call())
     assert (missing.value.budget, missing.value.tag) == ("plan", "tenant")
     assert farebox.report().total.refused_calls == 1
@@ -163,7 +163,7 @@ def test_the_same_limit_for_every_single_call_needs_no_ledger() -> None:
 
 
 def test_a_standing_budget_without_a_ledger_is_refused_when_it_is_made_or_entered() -> None:
-    with pytest.raises(ValueError, match='sqlite:///farebox.db.*memory://'):
+    with pytest.raises(ValueError, match=r"sqlite:///farebox\.db.*memory://"):
         configure(budgets=[budget("org", usd=1, per="day")])
     with pytest.raises(ValueError, match="per day"), budget("org", usd=1, per="day"):
         pass

@@ -135,8 +135,8 @@ def after_call(provider_name: str, *, call: Call) -> None:
     tokens = None if call.outcome in _UNBILLED and not call.dead_attempts else tokens_in + tokens_out
     if plan.journal is not plan.books:
         _pay(plan.books, call, plan.hold_id, nanos or 0, tokens, None)
-    if plan.is_unheld:
-        plan.journal.charge(plan.hold_id, plan.standing, nanos or 0, tokens or 0, int(tokens is not None), call)
+    if plan.charge_id is not None:
+        plan.journal.charge(plan.charge_id, plan.standing, nanos or 0, tokens or 0, int(tokens is not None), call)
     else:
         _pay(plan.journal, call, plan.hold_id, nanos or 0, tokens, call)
     call.plan = None  # not before it is paid: who is interrupted here comes again

@@ -164,21 +164,16 @@ def _enter_rungs(plan: Plan) -> Generator[Line | Work | Pause, Any, None]:
     assert plan.frame is not None
     for speaker in plan.frame.budgets:
         ledger = speaker.ledger
-        if (
-            speaker.budget.rungs
-            and ledger is not None
-            and ledger.blocking
-            and ledger.last_view(speaker.account) is None
-        ):
-            yield Work(speaker.fresh_view, int)
-    for speaker in plan.frame.budgets:
-        for reached in _rungs.reached(speaker):
-            if speaker.ledger is not None and speaker.ledger.blocking:
-                is_first = yield Work(functools.partial(speaker.is_first_at, reached.mark), int)
-            else:
-                is_first = speaker.is_first_at(reached.mark)
-            if is_first:
-                reached.tell()
+        try:
+            if speaker.budget.rungs and ledger is not None and ledger.last_view(speaker.account) is None:
+                yield Work(speaker.fresh_view, int)
+            for reached in _rungs.reached(speaker):
+                first_at = functools.partial(speaker.is_first_at, reached.mark)
+                is_first = (yield Work(first_at, int)) if ledger is not None and ledger.blocking else first_at()
+                if is_first:
+                    reached.tell()
+        except LedgerUnavailable:
+            pass  # the reserve that comes next says so, or goes on without it
 
 
 def _at_rungs(call: Call, plan: Plan, rewritten: list[tuple[Speaker, Short, str]]) -> Plan:

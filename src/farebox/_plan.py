@@ -93,8 +93,13 @@ class Plan:
     crossed: tuple[Speaker, ...] = ()
     cut_by: Speaker | None = None
     grant: Grant | None = None
-    #: Whether the ledger of its row holds nothing for it, and is told afterwards what it cost.
-    is_unheld: bool = False
+    #: Where the ledger of its row holds nothing for it: the id under which it is told afterwards what it cost.  Not that of
+    #: the hold, which was given back unseen, so that nothing more can happen under it.
+    charge_id: int | None = None
+
+    @property
+    def is_unheld(self) -> bool:
+        return self.charge_id is not None
 
     @property
     def is_quick(self) -> bool:
@@ -141,7 +146,7 @@ class Plan:
                     self.let_go()
                     raise
                 _warn_open(error)
-                self.is_unheld = True
+                self.charge_id = next_number()
                 answer = granted or Grant(need.want_cap, *_amounts(need, need.want_cap))
             except BaseException:
                 self.let_go()

@@ -66,7 +66,7 @@ def record(
         owner=None,
         hold_id=call.number,
         forced=accounts,
-        is_unheld=True,
+        charge_id=call.number,
     )
     before = [speaker.view().balance.debt_usd_nanos for speaker in speakers]
     if is_one:

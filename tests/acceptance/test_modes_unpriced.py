@@ -10,8 +10,7 @@ import pytest
 
 import farebox
 from farebox import BudgetExceeded, budget, report
-from farebox.errors import UnpricedModel
-from farebox.errors import UnpricedWarning
+from farebox.errors import UnpricedModel, UnpricedWarning
 from farebox.testing import FakeProvider, Price
 from tests.acceptance.rides import Ride, bound_of, nothing_is_left
 

@@ -14,8 +14,7 @@ import pytest
 
 import farebox
 from farebox import BudgetExceeded, budget, on_exceed, report, signals
-from farebox.errors import UnpricedModel
-from farebox.errors import BudgetWarning
+from farebox.errors import BudgetWarning, UnpricedModel
 from farebox.on_exceed import Proceed, Rewrite, Stop, Wait
 from tests.acceptance import rides
 from tests.acceptance.rides import ANTHROPIC, OPENAI, Ride, bound_of, farebox_usd, nothing_is_left, outcomes, stormproof

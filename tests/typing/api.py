@@ -12,7 +12,9 @@ from typing import assert_type
 import anthropic
 import openai
 
+import farebox
 from farebox import BudgetExceeded, budget, carry, configure, current, instrument, track, uninstrument
+from farebox.types import Status
 
 # --- budget() as a decorator: the four kinds of function keep their parameters and results ----------------------------
 
@@ -205,3 +207,20 @@ def a_carried_function_keeps_its_signature() -> None:
 def an_error_tells_its_numbers(error: BudgetExceeded) -> None:
     assert_type(error.limit, Decimal | int)
     assert_type(error.budget, str)
+
+
+def standing_budgets_are_typed(names: list[str]) -> None:
+    by_period: dict[str, int] = {"day": 3}
+    org = budget(
+        "org", usd={"day": 5, "month": "0.5"}, calls=by_period, tokens=5, per="month", each=names, where={"model": "m*"}
+    )
+    handle = farebox.configure(ledger="memory://", budgets=[org], on_ledger_error="open", keep="90d")
+    assert_type(handle.undo(), None)
+    assert_type(farebox.status("org", tenant="acme"), list[Status])
+    assert_type(farebox.flush(timeout=2), bool)
+    farebox.set_limit("org", usd="1.5", tenant="acme")
+    farebox.top_up("org", usd={"day": 1})
+    with org as frame:
+        assert_type(frame.spent_usd, Decimal)
+    budget("org", usd=1, per="dayly")  # type: ignore[arg-type]
+    farebox.configure(on_ledger_error="ajar")  # type: ignore[arg-type]

@@ -191,7 +191,8 @@ class Ledger(abc.ABC):
         """Charge the bound of every hold whose time is over by the store's own clock, or by `now`.
 
         Args:
-            row_of: Makes the row of a hold from its `call` and grant; without it an expired hold leaves none.
+            row_of: Makes the row of a hold from its `call` and grant; without it the `presumed` of its form does, where there
+                is one, and else it leaves none.
 
         Returns:
             How many expired.  A late settle or release still corrects them, for as long as the ledger remembers.

@@ -1,8 +1,9 @@
 """Operations on their way to a store: many threads share one transaction, and nothing queued is lost but with its process.
 
-Whoever needs an answer takes the lock and gives the store all that stands in the queue, its own operation among it; whoever
-waited for the lock meanwhile mostly finds its own done.  So a lone thread writes at once and on its own thread, many write
-together, and what was settled goes along with the next reserve.
+Whoever needs an answer and finds nobody at it takes the lock and gives the store all that stands in the queue, its own
+operation among it; the others wait for a bell of their own, which rings when theirs is done or when it is their turn to take
+the lock.  So a lone thread writes at once and on its own thread, many write together, and what was settled goes along with
+the next reserve.
 
 The lock is only ever taken by `with`: between an `acquire()` and a `try:` a signal would leave it held for good.
 """
@@ -16,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from farebox.errors import LedgerUnavailable
+from farebox.errors import LedgerLost, LedgerUnavailable
 from farebox.ledgers._operations import Operation
 from farebox.ledgers._store import Store
 
@@ -25,6 +26,10 @@ _MOST_AT_ONCE: Final = 64
 #: Operations kept for a store that does not answer; beyond it the oldest are dropped, and their bounds stay charged.
 _MOST_QUEUED: Final = 100_000
 _PAUSE_SECONDS: Final = 0.1
+#: How long those who came together lately are waited for: a fraction of what a transaction takes.
+_GATHER_SECONDS: Final = 0.000_05
+#: After this long whoever waits looks for himself: whoever owed him the bell may have been interrupted.
+_LOOK_SECONDS: Final = 0.05
 
 _logger = logging.getLogger("farebox")
 
@@ -42,6 +47,10 @@ class Queue:
         self._store = store
         self._when_done = when_done
         self._waiting: deque[Operation] = deque()
+        #: Locks as bells: rung by `release`, of operations somebody waits for.
+        self._bells: dict[Operation, threading.Lock] = {}
+        #: About how many came together lately, where several threads did.
+        self._company = 0
         self._has_dropped = False
 
     @property
@@ -73,15 +82,19 @@ class Queue:
         Raises:
             LedgerUnavailable: the store did not answer.
         """
-        self._waiting.append(operation)
+        bell = threading.Lock()
+        bell.acquire()
         try:
+            self._bells[operation] = bell
+            self._waiting.append(operation)
             while not operation.is_answered():
-                with self.lock:
-                    if not operation.is_answered():
-                        self._apply_some()
+                if not self._try_to_apply():
+                    bell.acquire(timeout=_LOOK_SECONDS)
         except BaseException:
             operation.is_awaited = False  # interrupted: nobody reads its answer, but it may be on its way
             raise
+        finally:
+            self._bells.pop(operation, None)
         if operation.error is not None:
             raise operation.error
 
@@ -94,8 +107,40 @@ class Queue:
         while self._waiting:
             with self.lock:
                 error = self._apply_some()
+            self._ring_first()
             if error is not None:
                 raise error
+
+    def _try_to_apply(self) -> bool:
+        """Give the store what stands first; False where somebody is at it."""
+        lock = self.lock
+        got: list[bool] = []
+        try:
+            # Taken and noted down within one C call, for the same reason that it is taken by `with` elsewhere.
+            got.extend(map(lock.acquire, (False,)))
+            if got[0]:
+                self._apply_some()
+        finally:
+            if got and got[0]:
+                lock.release()
+        if got[0]:
+            self._ring_first()
+        return got[0]
+
+    def _ring_first(self) -> None:
+        """After the lock was given back: it is the turn of the first who waits."""
+        for operation in list(self._waiting):
+            if operation in self._bells:
+                self._ring(operation)
+                return
+
+    def _ring(self, operation: Operation) -> None:
+        bell = self._bells.get(operation)
+        if bell is not None:
+            try:
+                bell.release()
+            except RuntimeError:
+                pass  # it rings already
 
     def flush(self, timeout: float | None) -> bool:
         """As `catch_up`, trying for `timeout` seconds at most; False where something is left."""
@@ -103,6 +148,8 @@ class Queue:
         while True:
             try:
                 self.catch_up()
+            except LedgerLost:
+                return False
             except LedgerUnavailable:
                 if deadline is not None and time.monotonic() >= deadline:
                     return False
@@ -113,6 +160,8 @@ class Queue:
     def _apply_some(self) -> LedgerUnavailable | None:
         """Under the lock: give the store what stands first; what it did not do and nobody awaits stands there again."""
         batch: list[Operation] = []
+        if len(self._waiting) < self._company:
+            time.sleep(_GATHER_SECONDS)
         try:
             while self._waiting and len(batch) < _MOST_AT_ONCE:
                 batch.append(self._waiting[0])
@@ -125,8 +174,12 @@ class Queue:
         except BaseException:
             self._put_back(batch, None)  # a signal: each is done at most once, so all may be given again
             raise
+        finally:
+            is_shared = sum(operation.is_awaited for operation in batch) > 1
+            self._company = max(self._company - 1, len(batch) if is_shared else 0)
         for operation in batch:
             operation.is_done = True
+            self._ring(operation)
         self._has_dropped = False
         self._when_done(batch)
         return None
@@ -135,5 +188,6 @@ class Queue:
         for operation in reversed(batch):
             if error is not None and operation.is_awaited:
                 operation.error = error
+                self._ring(operation)
             else:
                 self._waiting.appendleft(operation)

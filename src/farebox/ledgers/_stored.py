@@ -33,7 +33,6 @@ from farebox.ledgers import (
     Sum,
     Ticket,
     View,
-    WindowClosed,
 )
 from farebox.ledgers import _operations as op
 from farebox.ledgers._book import check_amounts
@@ -85,7 +84,8 @@ class StoredLedger(Ledger):
         self._is_closed = False
         #: Since when no call begins here any more.
         self._retired_at: float | None = None
-        self._swept_at = self._alive_at = 0.0
+        self._swept_at = 0.0
+        self._alive_at = time.monotonic()
         self._pause_seconds = 0.0
         self._pruned_at = 0.0
         self._keeper = Keeper(self, _at_exit)
@@ -172,8 +172,8 @@ class StoredLedger(Ledger):
             # Nobody knows whether it is held: it may not be, and if the request still arrives it is to be refused.
             self._end(hold_id, (0, 0, 0), None, is_released=True)
             raise
-        except WindowClosed:
-            self._open.pop(hold_id, None)
+        except Exception:
+            self._open.pop(hold_id, None)  # a window that is closed, an amount that is none: nothing is held
             raise
         self._views.see(asked.views)
         if asked.is_over:

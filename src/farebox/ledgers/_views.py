@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-import attrs
-
-from farebox.ledgers import Account, Grant, View
+from farebox.ledgers import Account, Balance, Grant, View
 from farebox.ledgers._fitting import Amounts
 
 _MOST_SEEN: Final = 10_000
@@ -31,14 +29,16 @@ class Views(dict[str, View]):
 
 
 def _settled(view: View, grant: Grant, amounts: Amounts) -> View:
-    was = view.balance
-    balance = attrs.evolve(
-        was,
-        spent_usd_nanos=was.spent_usd_nanos + amounts[0],
-        reserved_usd_nanos=max(0, was.reserved_usd_nanos - grant.usd_nanos),
-        spent_tokens=was.spent_tokens + amounts[1],
-        reserved_tokens=max(0, was.reserved_tokens - grant.tokens),
-        spent_calls=was.spent_calls + amounts[2],
-        reserved_calls=max(0, was.reserved_calls - grant.calls),
+    was, (_, held_usd, held_tokens, held_calls), (usd, tokens, calls) = view.balance, grant, amounts
+    balance = Balance(
+        was.spent_usd_nanos + usd,
+        max(0, was.reserved_usd_nanos - held_usd),
+        was.debt_usd_nanos,
+        was.spent_tokens + tokens,
+        max(0, was.reserved_tokens - held_tokens),
+        was.debt_tokens,
+        was.spent_calls + calls,
+        max(0, was.reserved_calls - held_calls),
+        was.debt_calls,
     )
-    return attrs.evolve(view, balance=balance)
+    return View(balance, view.limit_usd_nanos, view.limit_tokens, view.limit_calls, view.is_killed)
