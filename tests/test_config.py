@@ -215,6 +215,8 @@ def test_a_price_that_is_none_is_refused_by_name(words: dict[str, Any], said: st
 def first_state(prices: str | None, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The state that a fresh process would make with this environment."""
     monkeypatch.setattr(_config, "_state", None)
+    monkeypatch.setattr(_config, "_base", None)
+    monkeypatch.setattr(_config, "_layers", [])
     if prices is None:
         monkeypatch.delenv("FAREBOX_PRICES", raising=False)
     else:
@@ -260,6 +262,8 @@ def test_a_fresh_process_reads_its_environment_and_instrument_says_what_is_wrong
 
 def test_threads_that_ask_first_at_once_get_one_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_config, "_state", None)
+    monkeypatch.setattr(_config, "_base", None)
+    monkeypatch.setattr(_config, "_layers", [])
     barrier, found = threading.Barrier(20), []
 
     def ask() -> None:

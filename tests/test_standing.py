@@ -367,7 +367,9 @@ def test_a_budget_that_was_never_used_has_a_status_too(begin: Open) -> None:
         (lambda: farebox.set_limit("plan", usd=1, user="x"), "chooses no account.*goes by tenant"),
         (lambda: farebox.kill("plan", user="x"), "chooses no account"),
         (lambda: farebox.top_up("plan", tenant="acme"), "adds nothing"),
-        (lambda: farebox.reset("plann"), "no account of budget 'plann'.*budgets of this process: plan, two"),
+        (lambda: farebox.reset("plann"), "no budget 'plann' is known.*budgets of this process: plan, two"),
+        (lambda: farebox.kill("plann"), "no budget 'plann' is known"),
+        (lambda: farebox.reset("plan"), "no account of budget 'plan' is known now; give the tags"),
         (lambda: farebox.set_limit("two", calls=5), "calls={'day': ...}"),
     ],
 )

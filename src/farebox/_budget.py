@@ -40,7 +40,7 @@ from farebox.prices import RateCard
 #: How long a call waits for calls in flight to settle, in seconds.
 PATIENCE_SECONDS: Final = 30.0
 #: Of rungs: what is compared with spent is worked out exactly, and must stay of a size to work with.
-_SMALLEST_SHARE: Final = Decimal("1e-12")
+_SMALLEST_SHARE: Final = Decimal("1e-30")
 
 
 @attrs.frozen(eq=False)
@@ -100,6 +100,8 @@ class Budget:
     proves_input: bool = False
     on_unpriced: OnUnpriced = "refuse"
     rungs: tuple[Rung, ...] = ()
+    #: Whatever others keep about it for as long as it lives.
+    kept: dict[str, object] = attrs.field(factory=dict, init=False, repr=False)
 
     @classmethod
     def of(

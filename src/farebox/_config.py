@@ -49,8 +49,8 @@ class State:
     is_ledger_chosen: bool = False
     #: Budgets over every call of the process.
     standing: tuple[Budget, ...] = ()
-    #: The accounts that standing budgets have in `ledger`; a cache of `_standing`'s.
-    standing_lines: dict[Any, Any] = attrs.field(factory=dict)
+    #: What is remembered of accounts in `ledger`, by key; `_standing`'s.
+    standing_notes: dict[str, Any] = attrs.field(factory=dict)
     #: What becomes of a call while the ledger does not answer: it is refused, or sent and charged later.
     on_ledger_error: OnLedgerError = "closed"
 
@@ -272,7 +272,7 @@ def _changes_of(
         changes |= {
             "ledger": opened,
             "is_ledger_chosen": True,
-            "standing_lines": {},
+            "standing_notes": {},
             "needs": Needs(opened.learnt()),
             "input_estimate": InputEstimate(),
             "answers": {},

@@ -51,6 +51,8 @@ class Speaker:
     ledger: Ledger | None
     #: What messages say after the limit, such as " per day".
     period: str
+    #: The values of the tags that its budget has an account for each of.
+    tags: Mapping[str, str]
     #: Names of the budgets around and its own, outermost first.
     path: str
     #: When the limit starts again; None where it never does.

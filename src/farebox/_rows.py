@@ -68,6 +68,8 @@ _HOUR_SECONDS, _DAY_SECONDS = 3_600, 86_400
 
 # ASCII, so that no store chokes on half a surrogate pair in a tag; and what is no JSON is text: a row is never lost for it.
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, default=str).encode
+# What `json.loads` comes to for text without space around it: a report may read a hundred thousand places.
+_scan = json.JSONDecoder().raw_decode
 
 
 def dump(row: Call | CallRecord) -> str:
@@ -152,7 +154,7 @@ def dump_place(where: Hashable) -> str:
 
 def load_place(text: str) -> Place:
     """The place that `dump_place` wrote."""
-    provider, model, operation, outcome, tags, *_ = json.loads(text)
+    (provider, model, operation, outcome, tags, *_), _end = _scan(text)
     return Place(provider, model, operation, outcome, tuple(sorted(tags.items())))
 
 

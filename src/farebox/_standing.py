@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 import attrs
 
@@ -21,8 +21,20 @@ from farebox._windows import Period, WindowFinder, read_zone
 from farebox.errors import MissingTag
 from farebox.ledgers import NO_LIMIT, Account, Ledger, View
 
-#: Accounts that this process remembers what it has warned about; the oldest are forgotten first.
-_MOST_LINES: Final = 10_000
+#: Choices of tags, and accounts, that this process remembers something about; the oldest are forgotten first.
+_MOST_KEPT: Final = 10_000
+
+
+class Notes:
+    """What this process remembers of one account, whichever of the budgets that share it is asked."""
+
+    __slots__ = ("crossing", "entered_rungs", "noted", "warned")
+
+    def __init__(self) -> None:
+        self.crossing: dict[str, int] = {}
+        self.entered_rungs: dict[tuple[str, float], object] = {}
+        self.noted = new_notes()
+        self.warned: set[str] = set()
 
 
 class StandingAccount(Speaker):
@@ -45,7 +57,7 @@ class StandingAccount(Speaker):
     ledger: Ledger
 
     def __init__(
-        self, budget: Budget, period: Period, account: Account, ledger: Ledger, tags: Mapping[str, str]
+        self, budget: Budget, period: Period, account: Account, ledger: Ledger, tags: Mapping[str, str], notes: Notes
     ) -> None:
         self.budget = budget
         self.account = account
@@ -55,10 +67,10 @@ class StandingAccount(Speaker):
         self.period = (f" per {period}" if period != "ever" else " ever") + (f" for {of}" if of else "")
         self.path = budget.name
         self.resets_at = None if account.ends_at is None else datetime.fromtimestamp(account.ends_at, UTC)
-        self.warned = set()
-        self.crossing = {}
-        self.entered_rungs = {}
-        self.noted = new_notes()
+        self.warned = notes.warned
+        self.crossing = notes.crossing
+        self.entered_rungs = notes.entered_rungs
+        self.noted = notes.noted
 
     def view(self) -> View:
         account = self.account
@@ -74,6 +86,14 @@ class StandingAccount(Speaker):
 
     def is_first_at(self, mark: str) -> bool:
         return self.ledger.adjust(f"{self.account.key} {mark}", (), 0, 0, 0)
+
+
+class OneCall(BudgetFrame):
+    """A limit of one call alone: an account that is gone with it."""
+
+    __slots__ = ()
+
+    period = " per call"
 
 
 class StandingFrame(Frame):
@@ -112,8 +132,7 @@ def join(frame: Frame | None, call: Call, state: _config.State) -> Frame:
             continue
         for term in budget.terms:
             if term.period == "call":
-                # Of this one call: an account that is gone with it.
-                own = BudgetFrame(None, None, _for_one_call(budget, term))
+                own = OneCall(None, None, _for_one_call(budget, term))
                 speakers.append(own)
                 joined.accounts = (*joined.accounts, own.account)
                 joined.ledger = joined.ledger or state.scope_ledger
@@ -165,12 +184,13 @@ class _Line:
     """The accounts of one period of a budget for one choice of tags, one after the other."""
 
     def __init__(
-        self, budget: Budget, term: Term, finder: WindowFinder, ledger: Ledger, tags: Mapping[str, str]
+        self, budget: Budget, term: Term, finder: WindowFinder, state: _config.State, tags: Mapping[str, str]
     ) -> None:
         self._budget = budget
         self._term = term
         self._finder = finder
-        self._ledger = ledger
+        self._ledger = state.ledger
+        self._notes = state.standing_notes
         self._tags = tags
         self._stem = account_stem(budget.name, term.period, budget.zone_name, tags)
         self._controls = control_keys(budget.name, term.period, tags)
@@ -192,21 +212,36 @@ class _Line:
                 window.ends_at,
                 self._controls,
             )
-            speaker = StandingAccount(self._budget, term.period, account, self._ledger, self._tags)
+            notes = self._notes.setdefault(account.key, Notes())
+            _keep_most(self._notes)
+            speaker = StandingAccount(self._budget, term.period, account, self._ledger, self._tags, notes)
             self._speaker, self._starts_at = speaker, window.starts_at
         return speaker
 
 
-@attrs.frozen(eq=False)
-class _Finders:
-    """The windows of each period of one budget."""
+class _Lines:
+    """The accounts of one budget in one ledger, by the values of its tags."""
 
-    terms: tuple[tuple[Term, WindowFinder], ...]
-
-    @classmethod
-    def of(cls, budget: Budget) -> _Finders:
+    def __init__(self, budget: Budget, state: _config.State) -> None:
+        self.notes = state.standing_notes
+        self._budget = budget
         zone = read_zone(budget.zone_name)
-        return cls(tuple((term, WindowFinder(term.period, zone)) for term in budget.terms if term.period != "call"))
+        self._terms = [(term, WindowFinder(term.period, zone)) for term in budget.terms if term.period != "call"]
+        self._by_values: dict[tuple[str, ...], tuple[_Line, ...]] = {}
+
+    def of(self, values: tuple[str, ...], state: _config.State) -> tuple[_Line, ...]:
+        found = self._by_values.get(values)
+        if found is None:
+            tags = dict(zip(self._budget.each, values, strict=True))
+            found = tuple(_Line(self._budget, term, finder, state, tags) for term, finder in self._terms)
+            self._by_values[values] = found
+            _keep_most(self._by_values)
+        return found
+
+
+def _keep_most(kept: dict[Any, Any]) -> None:
+    while len(kept) > _MOST_KEPT:
+        kept.pop(next(iter(kept)), None)
 
 
 def _accounts_of(budget: Budget, tags: Mapping[str, str], state: _config.State) -> Iterator[StandingAccount]:
@@ -224,24 +259,19 @@ def _accounts_of(budget: Budget, tags: Mapping[str, str], state: _config.State) 
                 tag=name,
             )
     values = tuple(tags.get(name, "") for name in budget.each)
-    lines = state.standing_lines
-    found = lines.get((budget, values))
-    if found is None:
-        finders = lines.get(budget)
-        if finders is None:
-            finders = lines.setdefault(budget, _Finders.of(budget))
-        chosen = dict(zip(budget.each, values, strict=True))
-        found = tuple(_Line(budget, term, finder, state.ledger, chosen) for term, finder in finders.terms)
-        lines[budget, values] = found
-        while len(lines) > _MOST_LINES:
-            lines.pop(next(iter(lines)), None)
+    lines = budget.kept.get("lines")
+    if not isinstance(lines, _Lines) or lines.notes is not state.standing_notes:
+        lines = budget.kept["lines"] = _Lines(budget, state)  # of another ledger, before
     now = state.ledger.now_seconds()
-    for line in found:
+    for line in lines.of(values, state):
         yield line.at(now)
 
 
 def _for_one_call(budget: Budget, term: Term) -> Budget:
-    return attrs.evolve(
+    made = budget.kept.get("one call")
+    if isinstance(made, Budget):
+        return made
+    made = budget.kept["one call"] = attrs.evolve(
         budget,
         limit_usd_nanos=term.limit_usd_nanos,
         limit_tokens=term.limit_tokens,
@@ -249,3 +279,4 @@ def _for_one_call(budget: Budget, term: Term) -> Budget:
         terms=(),
         rungs=(),
     )
+    return made

@@ -255,6 +255,12 @@ def _known(budget: str, state: _config.State, tags: Mapping[str, object]) -> tup
         )
     known = next((one for one in state.standing if one.name == budget), None)
     chosen = _texts(tags)
+    if known is None and not state.ledger.accounts(stem_prefix(budget)):
+        names = sorted({one.name for one in state.standing})
+        raise ValueError(
+            f"no budget {budget!r} is known here, and the ledger has no account of one; "
+            + (f"budgets of this process: {', '.join(names)}" if names else "configure(budgets=[...]) first")
+        )
     for name in chosen:
         if known is not None and name not in known.each:
             goes_by = f"goes by {', '.join(known.each)}" if known.each else "has one account for all"
@@ -281,10 +287,8 @@ def _accounts(budget: str, state: _config.State, tags: Mapping[str, object]) -> 
             found[account.key] = parts.period, account
     if not found:
         of = f" of {', '.join(f'{name}={value}' for name, value in chosen.items())}" if chosen else ""
-        names = sorted({one.name for one in state.standing})
         raise ValueError(
-            f"no account{of} of budget {budget!r} is known now; "
-            + (f"budgets of this process: {', '.join(names)}" if names else "configure(budgets=[...]) first")
+            f"no account{of} of budget {budget!r} is known now; give the tags it has an account for each of"
         )
     return list(found.values())
 

@@ -208,7 +208,8 @@ def tally(
         ).fetchall()[0]
         if least is None:
             return []
-        segments = _segments(zone, least, most + _DAY_SECONDS)
+        # From a day before: the hour that the first row lies in may begin there, in a zone off by half an hour.
+        segments = _segments(zone, least - _DAY_SECONDS, most + _DAY_SECONDS)
         spans, arguments = _spans_since(since_seconds, _longest(grain, segments))
         begin = f"max({_begin(_HOUR_SECONDS)} - shift, first)" if grain == "hour" else _begin(_DAY_SECONDS)
         found = connection.execute(
