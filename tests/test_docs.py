@@ -1,7 +1,9 @@
 """What the docs say is run: every Python block of README.md and docs/, the demo, and the examples in docstrings.
 
-The blocks of one page share their names, as a reader goes from top to bottom.  The SDKs find a fake provider by their own
-environment variables.  A `text` block right after a `python` one is what it prints; `...` in it stands for anything.
+The blocks of one page share their names, as a reader goes from top to bottom, and run in an empty directory.  The SDKs find
+a fake provider by their own environment variables, and `REDIS_URL` is a server of the test's own.  A `text` block right after
+a `python` one is what it prints; `...` in it stands for anything.  A `toml` block of settings is saved as farebox.toml, and
+what comes after it runs as a program that begins.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ from typing import Any, NamedTuple
 import pytest
 
 import farebox
+from farebox import _config
+from farebox._settings import Settings, read_settings
 from farebox.testing import FakeProvider
+from tests.servers import redis_server
 
 PROJECT = Path(__file__).resolve().parents[1]
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
@@ -33,6 +38,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 PRINTED = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 DECIMAL = re.compile(r"\d+\.\d+")
+INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\dZ")
 
 KEPT = re.compile(
     r"\nIn (\d+) looks the bill never passed the limit of 0\.02 USD, and the report never fell below the bill\.\n"
@@ -60,7 +66,11 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def is_alike(said: str, got: str) -> bool:
-    """The same text and the same whole numbers; amounts may differ by a quarter, as bounds are calibrated anew."""
+    """The same text and the same whole numbers; amounts may differ by a quarter, as bounds are calibrated anew.
+
+    An instant may be any other: a window ends today.
+    """
+    said, got = (INSTANT.sub("0000-00-00T00:00Z", text) for text in (said, got))
     if not doctest.OutputChecker().check_output(DECIMAL.sub("0.1", said), DECIMAL.sub("0.1", got), PRINTED):
         return False
     pairs = zip(DECIMAL.findall(said), DECIMAL.findall(got), strict="..." not in said)
@@ -71,8 +81,34 @@ def relative(page: Path) -> str:
     return str(page.relative_to(PROJECT))
 
 
+def are_prices(block: Block) -> bool:
+    return block.language == "toml" and "per_million" in block.text
+
+
+def settings_file(block: Block) -> str | None:
+    """Under which name a block of settings is found; None for what is none."""
+    if block.language != "toml" or are_prices(block) or "[project" in block.text:
+        return None
+    return "pyproject.toml" if "[tool.farebox" in block.text else "farebox.toml"
+
+
+def begin_anew() -> None:
+    """Nothing is configured, as in a process that begins."""
+    _config._layers.clear()
+    _config._base = _config._state = _config._unopened = None
+
+
 @pytest.fixture
-def sdks_call(provider: FakeProvider, monkeypatch: pytest.MonkeyPatch) -> FakeProvider:
+def an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where ledgers and settings of a page go; a farebox.toml there counts."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FAREBOX_CONFIG")
+    yield tmp_path
+    _config.state().ledger.close()
+
+
+@pytest.fixture
+def sdks_call(an_empty_directory: Path, provider: FakeProvider, monkeypatch: pytest.MonkeyPatch) -> FakeProvider:
     """Clients made without arguments talk to the fake provider, and nothing that was learnt elsewhere shows."""
     monkeypatch.setenv("OPENAI_BASE_URL", provider.openai_base_url)
     monkeypatch.setenv("ANTHROPIC_BASE_URL", provider.anthropic_base_url)
@@ -83,9 +119,25 @@ def sdks_call(provider: FakeProvider, monkeypatch: pytest.MonkeyPatch) -> FakePr
 
 @pytest.mark.usefixtures("sdks_call")
 @pytest.mark.parametrize("page", PAGES, ids=relative)
-def test_the_python_of_a_page_runs_and_prints_what_it_says(page: Path) -> None:
+def test_the_python_of_a_page_runs_and_prints_what_it_says(
+    page: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with contextlib.ExitStack() as servers:
+        if "REDIS_URL" in page.read_text(encoding="utf-8"):
+            # It writes to disk, as pages tell: otherwise the ledger warns.
+            server = redis_server(tmp_path_factory.mktemp("redis"), "--appendonly", "yes")
+            monkeypatch.setenv("REDIS_URL", servers.enter_context(server).url)
+        run(page)
+        _config.state().ledger.close()
+
+
+def run(page: Path) -> None:
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):
+        if name := settings_file(block):
+            Path("farebox.toml").unlink(missing_ok=True)  # it would win
+            Path(name).write_text(block.text, encoding="utf-8")
+            begin_anew()
         if block.language != "python":
             continue
         assert ">>>" not in block.text, (
@@ -108,11 +160,20 @@ def test_the_python_of_a_page_runs_and_prints_what_it_says(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_the_prices_of_a_page_are_read(page: Path, tmp_path: Path) -> None:
     for block in blocks(page):
-        if block.language == "toml" and "per_million" in block.text:
+        if are_prices(block):
             file = tmp_path / "prices.toml"
             file.write_text(block.text, encoding="utf-8")
             with farebox.configure(prices=str(file)):
                 pass
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_the_settings_of_a_page_are_read(page: Path, tmp_path: Path) -> None:
+    for block in blocks(page):
+        if name := settings_file(block):
+            file = tmp_path / name
+            file.write_text(block.text, encoding="utf-8")
+            assert read_settings({"FAREBOX_CONFIG": str(file)}, tmp_path) != Settings(source=file)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
@@ -153,8 +214,9 @@ def test_the_examples_in_docstrings_hold(name: str) -> None:
 
 def run_demo(**variables: str) -> str:
     """What `docs/demo.py` prints, in a process of its own, where each of our warnings is an error."""
-    unset = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL", "FAREBOX_PRICES")
-    kept = {name: value for name, value in os.environ.items() if name not in unset}
+    unset = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL")
+    ours = {name for name in os.environ if name.startswith("FAREBOX_") and name != "FAREBOX_CONFIG"}
+    kept = {name: value for name, value in os.environ.items() if name not in {*unset, *ours}}
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", str(PROJECT / "docs" / "demo.py")],
         env={**kept, **variables},
