@@ -23,6 +23,7 @@ from farebox._line import Steps, Work, drive_task, drive_thread
 from farebox._negotiate import negotiate, refused, speaker_of
 from farebox._plan import Plan, quote
 from farebox._scope import current
+from farebox.errors import LedgerUnavailable
 from farebox.ledgers import Grant, Ledger, Shortfall, with_slack
 
 #: Output tokens charged beyond what was received when a caller closes a stream: what was under way, and what the
@@ -93,9 +94,22 @@ def before_retry(provider_name: str, *, call: Call) -> Coroutine[Any, Any, None]
 def _extend(call: Call, plan: Plan, grant: Grant) -> Steps:
     speakers = () if plan.frame is None else plan.frame.budgets
     cannot_stop = tuple(speaker.account for speaker in speakers if not speaker.budget.mode.stops)
-    for ledger in (plan.books,) if plan.journal is plan.books or plan.is_unheld else (plan.books, plan.journal):
+    held_in = [
+        ledger
+        for ledger in dict.fromkeys((plan.books, plan.journal))
+        if not plan.is_unheld or ledger is not plan.journal
+    ]
+    for ledger in held_in:
         extend = functools.partial(ledger.extend, plan.hold_id, grant.usd_nanos, grant.tokens, forced=cannot_stop)
-        answer = (yield Work(extend, int)) if ledger.blocking else extend()
+        try:
+            answer = (yield Work(extend, int)) if ledger.blocking else extend()
+        except LedgerUnavailable as error:
+            plan.go_on_without(error)
+            continue
+        if answer is None and ledger.blocking:
+            raise LedgerUnavailable(
+                "the hold of this call was charged meanwhile, as of a process that is gone; it is not tried again"
+            )
         if isinstance(answer, Shortfall):
             if answer.kind == "oversized":  # not the call: its attempts together
                 answer = attrs.evolve(answer, kind="exhausted")

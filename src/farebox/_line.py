@@ -164,7 +164,21 @@ def in_background(run: Callable[[], object]) -> Any:
         from concurrent.futures import ThreadPoolExecutor
 
         _askers = ThreadPoolExecutor(_MOST_ASKERS, thread_name_prefix="farebox-ask")
-    return _askers.submit(run)
+    try:
+        return _askers.submit(run)
+    except RuntimeError:  # the main thread has ended, and no pool takes anything any more; other threads go on
+        return _done_here(run)
+
+
+def _done_here(run: Callable[[], object]) -> Any:
+    from concurrent.futures import Future
+
+    done: Future[object] = Future()
+    try:
+        done.set_result(run())
+    except Exception as error:
+        done.set_exception(error)
+    return done
 
 
 async def _off_loop(loop: Any, work: Work) -> Any:

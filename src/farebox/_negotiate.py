@@ -51,8 +51,11 @@ def negotiate(call: Call, plan: Plan, answer: Answer | None) -> Steps:
                 _speak.publish_decision(speaker, short, mode.name, "stop")
                 raise _speak.killed(call, speaker, answer, call.scope)
             if answer.kind == "contended" and mode.waits and not has_waited:
-                has_waited = True
-                plan, answer = yield from _stand_in_line(call, plan, answer, speaker.budget.patience_seconds)
+                left = speaker.budget.patience_seconds - (time.monotonic() - began)
+                ledger = _ledger_of(plan, answer)
+                plan, answer = yield from _stand_in_line(call, plan, answer, left)
+                # Granted here, it may be short in the other ledger, which has a line of its own.
+                has_waited = isinstance(answer, Shortfall) and _ledger_of(plan, answer) is ledger
                 continue
             if answer.kind == "contended" and plan.site is not None and plan.need.floor_cap > plan.need.least_cap:
                 # Whoever is in the way will not move, and rather a short answer than none.
@@ -126,9 +129,9 @@ _Held = Generator[Line | Work | Pause, Any, tuple[Plan, Answer]]
 
 def _stand_in_line(call: Call, plan: Plan, short: Shortfall, seconds: float) -> _Held:
     """Wait in the line of the ledger that is short, and hold the rest once it has granted its part."""
-    is_standing = plan.journal is not plan.books and any(short.account.key == one.key for one in plan.standing)
-    ledger, accounts = (plan.journal, plan.standing) if is_standing else (plan.books, plan.accounts)
-    if plan.journal is plan.books:
+    ledger = _ledger_of(plan, short)
+    accounts = plan.accounts if ledger is plan.books else ()
+    if ledger is plan.journal:
         accounts += plan.standing
     line = Line(
         call=call,
@@ -146,11 +149,21 @@ def _stand_in_line(call: Call, plan: Plan, short: Shortfall, seconds: float) -> 
         answer = yield line
     except WindowClosed:
         return (yield from _hold(call, quote_in_new_window(call, plan)))
+    except LedgerUnavailable:
+        plan.let_go()
+        return (yield from _hold(call, plan))
     if not isinstance(answer, Grant):
+        plan.let_go()  # the line may be asking for it at this moment: what comes of that is not what it holds from now on
         if _has_turned(plan):
             return (yield from _hold(call, quote_in_new_window(call, plan)))
         return plan, answer
     return (yield from _hold(call, plan, answer, ledger))
+
+
+def _ledger_of(plan: Plan, short: Shortfall) -> Ledger:
+    """The ledger of the account that is short."""
+    is_standing = any(short.account.key == one.key for one in plan.standing)
+    return plan.journal if is_standing else plan.books
 
 
 def _has_turned(plan: Plan) -> bool:
@@ -169,7 +182,11 @@ def _enter_rungs(plan: Plan) -> Generator[Line | Work | Pause, Any, None]:
                 yield Work(speaker.fresh_view, int)
             for reached in _rungs.reached(speaker):
                 first_at = functools.partial(speaker.is_first_at, reached.mark)
-                is_first = (yield Work(first_at, int)) if ledger is not None and ledger.blocking else first_at()
+                try:
+                    is_first = (yield Work(first_at, int)) if ledger is not None and ledger.blocking else first_at()
+                except BaseException:
+                    reached.forget()
+                    raise
                 if is_first:
                     reached.tell()
         except LedgerUnavailable:

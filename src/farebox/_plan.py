@@ -21,7 +21,7 @@ from farebox._call import Call, next_number
 from farebox._frames import Frame, Speaker
 from farebox._line import Line, Work
 from farebox._needs import PRIOR_TOKENS, PRIOR_TOKENS_REASONING, Site
-from farebox.errors import LedgerUnavailable
+from farebox.errors import LedgerLost, LedgerUnavailable
 from farebox.ledgers import NO_LIMIT, Account, Answer, Grant, Ledger, Need, with_slack
 from farebox.on_exceed import Rewrite
 from farebox.prices import Rates
@@ -142,10 +142,11 @@ class Plan:
                 else:
                     answer = ask()
             except LedgerUnavailable as error:
-                if self.state.on_ledger_error == "closed":
+                try:
+                    self.go_on_without(error)
+                except LedgerUnavailable:
                     self.let_go()
                     raise
-                _warn_open(error)
                 self.charge_id = next_number()
                 answer = granted or Grant(need.want_cap, *_amounts(need, need.want_cap))
             except BaseException:
@@ -159,6 +160,16 @@ class Plan:
         assert granted is not None
         self.admit(call, granted)
         return granted
+
+    def go_on_without(self, error: LedgerUnavailable) -> None:
+        """Log that a ledger does not answer, where calls are sent all the same.
+
+        Raises:
+            LedgerUnavailable: `error`, where they are not; LedgerLost in any case, since nothing can be charged there later.
+        """
+        if self.state.on_ledger_error == "closed" or isinstance(error, LedgerLost):
+            raise error
+        _warn_open(error)
 
     def _places(self) -> tuple[tuple[Ledger, tuple[Account, ...]], ...]:
         if self.journal is self.books:

@@ -7,7 +7,7 @@ from farebox._call import Call, Usage
 from farebox._money import UsdLike, to_nanos
 from farebox._plan import Plan
 from farebox._scope import current
-from farebox.ledgers import Grant, Need
+from farebox.ledgers import Grant, Need, View
 
 
 def record(
@@ -68,14 +68,22 @@ def record(
         forced=accounts,
         charge_id=call.number,
     )
-    before = [speaker.view().balance.debt_usd_nanos for speaker in speakers]
+    in_debt = [speaker for speaker in speakers if _passes(speaker.view(), bound, call.usage.total_tokens)]
     if is_one:
         plan.admit(call, Grant(0, bound, call.usage.total_tokens, 1))
     else:
         plan.reserve(call)
     call.outcome = "completed"
     signals.post_call.send(provider, call=call)
-    after = [speaker.view().balance.debt_usd_nanos for speaker in speakers]
-    in_debt = [speaker for speaker, was, now in zip(speakers, before, after, strict=True) if now > was]
     if in_debt:
         _speak.publish_debt(call, in_debt)
+
+
+def _passes(view: View, usd_nanos: int, tokens: int) -> bool:
+    """Whether one more call of these amounts takes an account past one of its limits, as far as this process knows it."""
+    was = view.balance
+    return (
+        was.spent_usd_nanos + was.reserved_usd_nanos + usd_nanos > view.limit_usd_nanos
+        or was.spent_tokens + was.reserved_tokens + tokens > view.limit_tokens
+        or was.spent_calls + was.reserved_calls + 1 > view.limit_calls
+    )

@@ -11,7 +11,7 @@ import attrs
 from farebox import _line, signals
 from farebox._budget import Rung, in_unit
 from farebox._frames import Frame, Speaker
-from farebox.errors import Unit
+from farebox.errors import LedgerUnavailable, Unit
 from farebox.ledgers import Shortfall, View
 from farebox.on_exceed import Threshold
 
@@ -26,6 +26,11 @@ class Reached:
     event: Threshold
     #: What it is called in a ledger that others share, so that only the first of them tells it.
     mark: str
+    speaker: Speaker
+
+    def forget(self) -> None:
+        """Nobody could say whether it was told: have it noticed again."""
+        self.speaker.entered_rungs.pop((self.event.unit, self.rung.share), None)
 
     def tell(self) -> None:
         """Publish it, and call the callable that asked for it."""
@@ -52,7 +57,12 @@ def enter_rungs(frame: Frame) -> None:
 
 
 def _tell_if_first(speaker: Speaker, rung: Reached) -> None:
-    if speaker.is_first_at(rung.mark):
+    try:
+        is_first = speaker.is_first_at(rung.mark)
+    except LedgerUnavailable:
+        rung.forget()
+        return
+    if is_first:
         rung.tell()
 
 
@@ -77,7 +87,7 @@ def reached(speaker: Speaker) -> Iterator[Reached]:
                 limit=in_unit(unit, limit),
                 spent=in_unit(unit, spent),
             )
-            yield Reached(rung, event, f"rung {unit} {rung.share}")
+            yield Reached(rung, event, f"rung {unit} {rung.share}", speaker)
 
 
 def at_rung(speaker: Speaker, needed: tuple[int, int, int]) -> Shortfall:

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from farebox.ledgers import Account, Answer, Grant, Need, Shortfall, View, WindowClosed
-from farebox.ledgers._waiting import MOST_OVERTAKINGS, OpenHold, Parked, is_contended, prospects
+from farebox.ledgers._waiting import MOST_OVERTAKINGS, OpenHold, Parked, is_contended, is_idle, prospects
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -69,6 +69,8 @@ class LocalLine:
     def is_hopeful(self, waiter: Waiter, known: Known) -> bool:
         """Whether what it waits for can still come free: held neither by its own owner, a ring of waiters nor idle calls."""
         holds, views = known
+        if self._is_clearly_hopeful(waiter, holds, views):
+            return True
         everybody = list(self.tickets.values())
         if waiter not in everybody:
             everybody.append(waiter)
@@ -92,6 +94,20 @@ class LocalLine:
         asking = limited[id(waiter)]
         reached = prospects(asking, limited.values(), open_holds, balances, time.monotonic())
         return any(one is asking for one in reached)
+
+    def _is_clearly_hopeful(self, waiter: Waiter, holds: Mapping[int, Hold], views: Mapping[str, View]) -> bool:
+        """Whether somebody who does not wait himself holds some of what it is short of: hundreds may ask, and often."""
+        key, now = waiter.short.account.key, time.monotonic()
+        parked = {other.owner for other in list(self.tickets.values())} | {waiter.owner}
+        ours = 0
+        for hold in list(holds.values()):
+            if hold.grant is None or all(account.key != key for account in hold.accounts):
+                continue
+            if hold.owner not in parked and not is_idle(hold.call, now):
+                return True
+            ours += hold.grant.calls
+        view = views.get(key)
+        return view is not None and view.balance.reserved_calls > ours
 
     def in_the_way(self, accounts: Sequence[Account], owner: Hashable, holds: Mapping[int, Hold]) -> Waiter | None:
         """The first waiter for one of `accounts` that was overtaken often enough; the others are overtaken now.
@@ -135,7 +151,9 @@ class LocalLine:
                     waiter.short = answer
                     blocked.add(answer.account.key)
                     continue
-            if not waiter.is_claimed_by("line"):
+            if waiter.hold_id not in self.tickets or not waiter.is_claimed_by(
+                "line"
+            ):  # who has left released what was there then
                 release(waiter.hold_id)
                 continue
             waiter.answer = answer

@@ -43,7 +43,9 @@ class Queue:
 
     def __init__(self, store: Store, when_done: Callable[[Sequence[Operation]], None]) -> None:
         #: Held by the one thread that talks to the store.
-        self.lock = threading.Lock()
+        #: Reentrant: a signal handler may ask in the middle of what its own thread does here, and is refused.
+        self.lock = threading.RLock()
+        self._is_applying = False
         self._store = store
         self._when_done = when_done
         self._waiting: deque[Operation] = deque()
@@ -88,7 +90,7 @@ class Queue:
             self._bells[operation] = bell
             self._waiting.append(operation)
             while not operation.is_answered():
-                if not self._try_to_apply():
+                if not self._try_to_apply(operation):
                     bell.acquire(timeout=_LOOK_SECONDS)
         except BaseException:
             operation.is_awaited = False  # interrupted: nobody reads its answer, but it may be on its way
@@ -104,14 +106,16 @@ class Queue:
         Raises:
             LedgerUnavailable: the store did not answer; what stands here is kept.
         """
-        while self._waiting:
-            with self.lock:
+        while True:
+            with self.lock:  # also where nothing stands here: another thread may just be writing what did
+                if not self._waiting:
+                    return
                 error = self._apply_some()
             self._ring_first()
             if error is not None:
                 raise error
 
-    def _try_to_apply(self) -> bool:
+    def _try_to_apply(self, asked: Operation) -> bool:
         """Give the store what stands first; False where somebody is at it."""
         lock = self.lock
         got: list[bool] = []
@@ -119,7 +123,9 @@ class Queue:
             # Taken and noted down within one C call, for the same reason that it is taken by `with` elsewhere.
             got.extend(map(lock.acquire, (False,)))
             if got[0]:
-                self._apply_some()
+                error = self._apply_some()
+                if error is not None and not asked.is_answered():
+                    asked.error = error
         finally:
             if got and got[0]:
                 lock.release()
@@ -159,12 +165,27 @@ class Queue:
 
     def _apply_some(self) -> LedgerUnavailable | None:
         """Under the lock: give the store what stands first; what it did not do and nobody awaits stands there again."""
+        if self._is_applying:
+            return LedgerUnavailable(
+                f"ledger {self._store.shown} was asked by a signal handler in the middle of an operation"
+            )
+        self._is_applying = True
+        try:
+            return self._apply_first()
+        finally:
+            self._is_applying = False
+
+    def _apply_first(self) -> LedgerUnavailable | None:
         batch: list[Operation] = []
         if len(self._waiting) < self._company:
             time.sleep(_GATHER_SECONDS)
         try:
             while self._waiting and len(batch) < _MOST_AT_ONCE:
-                batch.append(self._waiting[0])
+                operation = self._waiting[0]
+                if (
+                    operation.error is None
+                ):  # else whoever waited for it was told so, and it is not done behind their back
+                    batch.append(operation)
                 self._waiting.popleft()
             if batch:
                 self._store.apply(batch)
@@ -185,6 +206,12 @@ class Queue:
         return None
 
     def _put_back(self, batch: Sequence[Operation], error: LedgerUnavailable | None) -> None:
+        if error is not None:
+            # Also for those behind the batch: what nobody awaits stands before them until the store answers.
+            for operation in list(self._waiting):
+                if operation.is_awaited:
+                    operation.error = error
+                    self._ring(operation)
         for operation in reversed(batch):
             if error is not None and operation.is_awaited:
                 operation.error = error

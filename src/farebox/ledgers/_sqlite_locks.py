@@ -22,6 +22,8 @@ except ImportError:  # Windows: SQLite's own lock is the only one
 
 #: Pauses between two looks at a lock that another process has: the first, and the longest.
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.000_05, 0.001
+#: Bytes of the file of turns: whose turn it is, and who is next.
+_ROOM, _DOOR = 0, 1
 
 
 class Turn:
@@ -38,27 +40,32 @@ class Turn:
             self._fd = os.open(place.lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
     def take(self) -> None:
-        """Wait for it.
+        """Wait for it.  Who waits first stands at the door, and the one who gives its turn back comes after them.
 
         Raises:
             LedgerUnavailable: another process had it for longer than the place's timeout.
         """
-        if _lock(self._fd):
-            return
-        deadline, pause_seconds = time.monotonic() + self._place.timeout_seconds, _FIRST_PAUSE_SECONDS
-        while not _lock(self._fd):
+        deadline = time.monotonic() + self._place.timeout_seconds
+        self._wait_for(_DOOR, _LONGEST_PAUSE_SECONDS, deadline)
+        try:
+            self._wait_for(_ROOM, _FIRST_PAUSE_SECONDS, deadline)
+        finally:
+            _unlock(self._fd, _DOOR)
+
+    def _wait_for(self, what: int, longest_pause_seconds: float, deadline: float) -> None:
+        pause_seconds = _FIRST_PAUSE_SECONDS
+        while not _lock(self._fd, what):
             if time.monotonic() >= deadline:
                 raise LedgerUnavailable(
                     f"ledger {self._place.shown} is being written by another process for more than "
                     f"{self._place.timeout_seconds:g} seconds; nothing was changed"
                 )
             time.sleep(pause_seconds)
-            pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+            pause_seconds = min(2 * pause_seconds, longest_pause_seconds)
 
     def give(self) -> None:
         """Let the next one write; nothing happens where it was not taken."""
-        if fcntl is not None:
-            fcntl.lockf(self._fd, fcntl.LOCK_UN)
+        _unlock(self._fd, _ROOM)
 
     def let_go(self) -> None:
         if self._fd >= 0:
@@ -157,15 +164,20 @@ class Owner:
         return fd
 
 
-def _lock(fd: int) -> bool:
-    """Lock a whole file for this process without waiting; False where another has it."""
+def _lock(fd: int, at: int = 0) -> bool:
+    """Lock one byte of a file for this process without waiting; False where another has it."""
     if fcntl is None:
         return True
     try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, at)
     except OSError:
         return False
     return True
+
+
+def _unlock(fd: int, at: int) -> None:
+    if fcntl is not None:
+        fcntl.lockf(fd, fcntl.LOCK_UN, 1, at)
 
 
 def _remove_if_free(path: Path) -> int | None:

@@ -120,7 +120,12 @@ class StoredLedger(Ledger):
             first = self._line.in_the_way(accounts, owner, self._open)
             if first is not None:
                 return first.short
-        return self._reserve(hold_id, accounts, need, owner, call, forced, ttl_seconds)
+        try:
+            return self._reserve(hold_id, accounts, need, owner, call, forced, ttl_seconds)
+        except LedgerUnavailable:
+            # Nobody knows whether it is held: it may not be, and if the request still arrives it is to be refused.
+            self._end(hold_id, (0, 0, 0), None, is_released=True)
+            raise
 
     def _reserve(
         self,
@@ -132,7 +137,7 @@ class StoredLedger(Ledger):
         forced: Collection[Account],
         ttl_seconds: float | None,
     ) -> Answer:
-        """Past those who wait in line."""
+        """Past those who wait in line.  Where the store does not answer it is asked again, or released, by id."""
         unique = _unique(accounts)
         # Known before it is asked for: whoever is interrupted can release it by id.
         hold = self._open.setdefault(hold_id, Hold(accounts=unique, owner=owner, call=call))
@@ -169,8 +174,6 @@ class StoredLedger(Ledger):
         try:
             self._submit(asked)
         except LedgerUnavailable:
-            # Nobody knows whether it is held: it may not be, and if the request still arrives it is to be refused.
-            self._end(hold_id, (0, 0, 0), None, is_released=True)
             raise
         except Exception:
             self._open.pop(hold_id, None)  # a window that is closed, an amount that is none: nothing is held

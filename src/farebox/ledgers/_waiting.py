@@ -179,7 +179,7 @@ def prospects(
         if owner in parked:
             # Whether its calls stand still says nothing: a waiter reads no stream.
             kept.setdefault(owner, []).append((accounts, amounts))
-        elif not _is_idle(call, now):
+        elif not is_idle(call, now):
             _give(back, accounts, amounts)
     moved = True
     while moved:
@@ -194,7 +194,7 @@ def prospects(
                         _give(back, accounts, amounts)
 
 
-def _is_idle(call: Any, now: float) -> bool:
+def is_idle(call: Any, now: float) -> bool:
     idle_seconds = getattr(call, "idle_seconds", None)
     return idle_seconds is not None and bool(idle_seconds(now) >= IDLE_SECONDS)
 
