@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench admission bounds peers storm format clean
+.PHONY: help demo test lint types bench admission bounds peers ledgers audit storm format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,13 @@ bounds: $(STAMP) ## how often the estimate of the input is too low
 
 peers: $(STAMP) ## the same work through farebox and five other libraries
 	@$(PY) benchmarks/peers.py --fresh --write
+
+ledgers: $(STAMP) ## calls a second of each ledger, and how long reports take
+	@$(PY) benchmarks/ledger.py --write
+	@$(PY) benchmarks/report.py --write
+
+audit: $(STAMP) ## kill processes for a minute, then compare the books of SQLite and Redis with their logs
+	@$(PY) -m tests.ledgers.audit --seconds 60
 
 storm: $(STAMP) ## all tests, the long ones too
 	@FAREBOX_STORM=long $(PY) -m pytest --timeout=3600
