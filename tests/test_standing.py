@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import farebox
-from farebox import BudgetExceeded, budget, configure, status, track
+from farebox import BudgetExceeded, _config, budget, configure, status, track
+from farebox._call import Usage
 from farebox.errors import BudgetWarning, MissingTag
 from farebox.testing import FixedClock
 from tests.strategies import MODEL, admit, finish, new_call, paid, price_the_model
@@ -419,3 +420,17 @@ def test_an_async_call_is_admitted_and_settled_off_the_loop(begin: Open) -> None
 
     asyncio.run(main())
     assert spent("org") == 2
+
+
+def test_a_program_starts_with_what_programs_before_it_have_learnt(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    with configure(ledger=url), budget("chat", usd=1_000):
+        price_the_model()
+        for _ in range(20):
+            finish(admit(new_call(cap=None)), usage=Usage(visible_output_tokens=200))
+    with configure(ledger=url):
+        site = _config.state().needs.site("openai", MODEL, "chat")
+        assert (site.known, site.is_cold()) == (20, False)
+        assert 200 <= site.p99() <= 200 * 9 // 8
+    with configure(ledger=f"sqlite:///{tmp_path / 'another.db'}"):
+        assert _config.state().needs.site("openai", MODEL, "chat").is_cold()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from farebox._settings import Settings
 
 _MOST_ANSWERS: Final = 10_000
+_UNDO_SECONDS: Final = 2.0
 
 
 @attrs.frozen
@@ -163,6 +164,7 @@ class Configuration:
             _rebuild()
         for changes in mine:
             if "ledger" in changes:
+                changes["ledger"].flush(_UNDO_SECONDS)  # who looks into the store now finds what was settled
                 changes["ledger"].retire()
 
     def __enter__(self) -> Configuration:
