@@ -148,6 +148,7 @@ class Plan:
                     self.let_go()
                     raise
                 self.charge_id = next_number()
+                ledger.expect(self.charge_id)
                 answer = granted or Grant(need.want_cap, *_amounts(need, need.want_cap))
             except BaseException:
                 self.let_go()

@@ -77,7 +77,7 @@ class Ledger(abc.ABC):
     Required: `reserve`, `extend`, `settle`, `release`, `charge`, `expire`, `adjust`, `balance`, `forget`, `add_row`,
     `snapshot`; for standing budgets `view`, `accounts`, `control`, `top_up`, `reset`; for reports `rows`, `tally`.
     Optional: `settle_later` and `release_later` (for finalizers), `park`, `unpark` and `still_hopeful` (a line for
-    money), `last_view`, `learn` and `learnt`, `prune` and `keep`, `flush`, `retire`, `close`.
+    money), `last_view`, `expect`, `learn` and `learnt`, `prune` and `keep`, `flush`, `retire`, `close`.
 
     Amounts are ints, 0 or more and below 2**63; any other is a ValueError before anything changes.  `hold_id` is an int
     that no other call of this ledger uses.  `call` and `row` are the caller's objects: kept, handed back, never read,
@@ -169,6 +169,9 @@ class Ledger(abc.ABC):
         For what is known only afterwards: whether a window is over or an account killed does not matter.  Nothing happens for
         a `hold_id` that was used before; one that is used here has ended.
         """
+
+    def expect(self, hold_id: int) -> None:
+        """A `charge` of this id will come, however late: a ledger that was retired stays open for it."""
 
     @abc.abstractmethod
     def release(self, hold_id: int, row: Any = None) -> bool:

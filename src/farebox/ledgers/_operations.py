@@ -6,13 +6,14 @@ exception, as the contract says.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
 
 from farebox.ledgers import Account, Answer, Control, Grant, Need, View
 from farebox.ledgers._fitting import Amounts
+from farebox.ledgers._views import Glance
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -46,7 +47,7 @@ class Reserve(Operation):
     call: Any
     answer: Answer | None = None
     is_over: bool = False
-    views: dict[str, View] = attrs.field(factory=dict)
+    views: dict[str, View] | dict[str, Glance] = attrs.field(factory=dict)
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -162,3 +163,17 @@ class Forget(Operation):
 
     key: str
     is_awaited: bool = False
+
+
+def unique(accounts: Iterable[Account]) -> tuple[Account, ...]:
+    """Each account once.
+
+    Raises:
+        ValueError: a key that is no text.
+    """
+    found: dict[str, Account] = {}
+    for account in accounts:
+        if not isinstance(account.key, str):
+            raise ValueError(f"account key {account.key!r} is a {type(account.key).__name__}; a database keeps text")
+        found.setdefault(account.key, account)
+    return tuple(found.values())

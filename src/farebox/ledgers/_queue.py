@@ -54,6 +54,8 @@ class Queue:
         #: About how many came together lately, where several threads did.
         self._company = 0
         self._has_dropped = False
+        #: How many batches were written.
+        self.rounds = 0
 
     @property
     def is_filled(self) -> bool:
@@ -201,6 +203,7 @@ class Queue:
         for operation in batch:
             operation.is_done = True
             self._ring(operation)
+        self.rounds += 1
         self._has_dropped = False
         self._when_done(batch)
         return None

@@ -9,6 +9,7 @@ import functools
 import itertools
 import json
 import logging
+import struct
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -45,6 +46,8 @@ _MOST_LEARNT, _MOST_SAMPLES = 1_024, 2_048
 _DAY_SECONDS, _QUARTER_SECONDS = 86_400, 900
 #: From here on a script's own numbers are not exact.
 _LONG: Final = 10**15
+#: What the text of an account begins with: its balances, and the number of its holds.
+_BALANCES: Final = struct.Struct("<c9q8x")
 _NO_ROW: Final = ("", "", "", "", "")
 
 _logger = logging.getLogger("farebox")
@@ -128,7 +131,7 @@ class Asks:
                 span, starts_at = "quarter", starts_at // _QUARTER_SECONDS * _QUARTER_SECONDS
             field = f"{span}|{starts_at}|{self._form.dump_place(place)}"
             text = self._form.dump(row).encode()
-            return text, began, starts_at // _DAY_SECONDS, field.encode(), number_list(sums)
+            return text, began, starts_at // _DAY_SECONDS, field.encode(), packed(sums)
         except Exception as error:
             _logger.error("ledger %s keeps no row of a call: %s", self._shown, type(error).__name__)
             return _NO_ROW
@@ -176,7 +179,7 @@ class Asks:
 def number_list(numbers: Sequence[int]) -> str:
     """Whole numbers as JSON, those in quotes that a script's own numbers do not hold exactly."""
     if not numbers or (max(numbers) < _LONG and min(numbers) > -_LONG):
-        return str(list(numbers))
+        return "[" + ",".join(map(str, numbers)) + "]"
     return "[" + ",".join(f'"{number}"' if abs(number) >= _LONG else str(number) for number in numbers) + "]"
 
 
@@ -186,16 +189,32 @@ def numbers_of(text: bytes) -> list[int]:
     return [int(number) for number in inner.split(b",")] if inner else []
 
 
+def packed(numbers: Sequence[int]) -> bytes | str:
+    """Whole numbers as eight bytes each after a `p`, or such a list where one is long."""
+    if not numbers or (max(numbers) < _LONG and min(numbers) > -_LONG):
+        return struct.pack(f"<c{len(numbers)}q", b"p", *numbers)
+    return number_list(numbers)
+
+
+def unpacked(packed: bytes) -> Sequence[int]:
+    """The numbers in such bytes."""
+    if packed[:1] == b"p":
+        return struct.unpack_from(f"<{len(packed) // 8}q", packed, 1)
+    return numbers_of(packed)
+
+
 def grant_of(text: bytes) -> Grant:
     return Grant(*numbers_of(text))
 
 
-def _needed(need: Need) -> tuple[str, str]:
-    """Cap and amounts of a need, and what there is to choose from, as JSON; '' where that is nothing."""
+def _needed(need: Need) -> tuple[str, bytes | str]:
+    """Cap and amounts of a need as JSON, and what there is to choose from; '' where that is nothing."""
     if not need.share and need.least_cap == need.want_cap:
         amounts = amounts_of(need, need.want_cap)
-        check_amounts(*amounts)
-        return number_list((need.want_cap, *amounts)), ""
+        # Of larger ones the script says, where nobody was killed, that no account can hold them.
+        held = [min(amount, NO_LIMIT + 1) for amount in amounts]
+        check_amounts(*(min(amount, NO_LIMIT) for amount in held))
+        return number_list((need.want_cap, *held)), ""
     most_bought = with_slack(need.most_cap) * max(1, need.share)
     fixed, rates = (need.fixed_usd_nanos, need.fixed_tokens), (need.usd_nanos_per_token, need.tokens_per_token)
     check_amounts(*fixed, need.calls)
@@ -205,15 +224,8 @@ def _needed(need: Need) -> tuple[str, str]:
     least, floor = amounts_of(need, need.least_cap)[:2], amounts_of(need, need.floor_cap)[:2]
     # The last are as large as any number the script may come to, so that it knows how wide they get.
     most = [one + rate * most_bought for one, rate in zip(fixed, rates, strict=True)]
-    choice = {
-        "amounts": number_list((*fixed, *rates, *least, *floor, *most)),
-        "most_bought": most_bought,
-        "floor_cap": need.floor_cap,
-        "want_cap": need.want_cap,
-        "most_cap": need.most_cap,
-        "share": need.share,
-    }
-    return number_list((0, 0, 0, need.calls)), json.dumps(choice)
+    caps = need.floor_cap, need.want_cap, need.most_cap, need.share
+    return number_list((0, 0, 0, need.calls)), packed((*fixed, *rates, *least, *floor, *most, most_bought, *caps))
 
 
 def _accounts(accounts: Sequence[Account], forced: Collection[str] = ()) -> list[Any]:
@@ -235,7 +247,8 @@ def _terms(account: Account) -> str:
     check_amounts(*limits)
     window = account.starts_at, account.ends_at
     shown = [-1 if limit == NO_LIMIT else str(limit) if limit >= _LONG else limit for limit in limits]
-    return json.dumps([*shown, *(-1 if at is None else at for at in window), list(account.controls)])
+    parts = [*shown, *(-1 if at is None else at for at in window), list(account.controls)]
+    return json.dumps(parts, separators=(",", ":"))
 
 
 def _control_text(said: Control) -> str:
@@ -251,16 +264,19 @@ def control_of(text: bytes) -> Control:
     return Control(limit_usd_nanos=usd, limit_tokens=tokens, limit_calls=calls, is_killed=is_killed)
 
 
-def view_of(own_limits: Sequence[int], texts: Sequence[bytes]) -> View:
-    """The view that three texts of an answer say of an account with these limits of its own."""
-    now, changed, killed = texts
-    if changed:
-        own_limits = [NO_LIMIT if limit == -1 else limit for limit in numbers_of(changed)]
-    return View(Balance(*numbers_of(now)[:9]), own_limits[0], own_limits[1], own_limits[2], killed == b"1")
+def view_of(own_limits: Sequence[int], text: bytes) -> View:
+    """The view that a text of an answer says of an account with these limits of its own."""
+    length = _BALANCES.size if text[:1] == b"p" else text.index(b"]") + 1
+    balance = Balance(*(_BALANCES.unpack_from(text)[1:] if text[:1] == b"p" else numbers_of(text[:length])[:9]))
+    if text[length : length + 1] != b"\n":
+        return View(balance, own_limits[0], own_limits[1], own_limits[2])
+    limits, killed = text[length + 1 :].split(b"\n")
+    usd, tokens, calls = (NO_LIMIT if limit == -1 else limit for limit in numbers_of(limits))
+    return View(balance, usd, tokens, calls, killed == b"1")
 
 
 def _views(accounts: Sequence[Account], texts: Sequence[bytes]) -> dict[str, View]:
-    return {account.key: view_of(limits_of(account), texts[3 * n : 3 * n + 3]) for n, account in enumerate(accounts)}
+    return {account.key: view_of(limits_of(account), text) for account, text in zip(accounts, texts, strict=True)}
 
 
 def limits_in(terms: bytes) -> list[int]:

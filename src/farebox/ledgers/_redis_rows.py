@@ -5,12 +5,12 @@ Everything is added up here and not in the server, which all calls wait for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from farebox.ledgers import Grain, RowForm, Sum
 from farebox.ledgers import _redis_scripts as scripts
-from farebox.ledgers._redis_asks import numbers_of
+from farebox.ledgers._redis_asks import unpacked
 from farebox.ledgers._redis_link import Command, Link
 
 _PAGE_ROWS: Final = 500
@@ -25,7 +25,7 @@ class _Entry(NamedTuple):
     entry_id: bytes
     text: bytes
     began_seconds: float
-    sums: list[int]
+    sums: Sequence[int]
 
 
 class Reader:
@@ -85,7 +85,7 @@ class Reader:
                     starts_at = int(starts_text)
                     if whole_from is not None and starts_at < whole_from:
                         continue
-                    sums = numbers_of(packed)
+                    sums = unpacked(packed)
                     if not any(sums):
                         continue  # all of it was corrected to nothing
                     if since_seconds is None and grain == "ever":
@@ -114,7 +114,7 @@ class Reader:
 def _entries_of(reply: Any) -> Iterator[_Entry]:
     for at in range(2, len(reply), 4):
         entry_id, text, began, sums = reply[at : at + 4]
-        yield _Entry(entry_id, text, float(began), numbers_of(sums))
+        yield _Entry(entry_id, text, float(began), unpacked(sums))
 
 
 def _after(entry_id: bytes) -> bytes:
@@ -123,7 +123,7 @@ def _after(entry_id: bytes) -> bytes:
     return b"%s-%d" % (milliseconds, int(number) + 1)
 
 
-def _add(sums_by_place: dict[str, list[int]], place_text: str, sums: list[int]) -> None:
+def _add(sums_by_place: dict[str, list[int]], place_text: str, sums: Sequence[int]) -> None:
     known = sums_by_place.setdefault(place_text, [])
     known += [0] * (len(sums) - len(known))
     for n, amount in enumerate(sums):

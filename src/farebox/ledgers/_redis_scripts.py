@@ -2,6 +2,9 @@
 
 A script reads, decides, and writes at its end: what it finds wrong it says before the first write, because Redis takes no
 write back.  The sources are Lua files beside this one; a script begins with the parts it needs.
+
+Reserve and end, which every call needs, begin with a short way for plain calls (`*_plain.lua`); what it does not answer, the
+general one below it does.  The two say the same: a test compares both with the ledger in memory.
 """
 
 from __future__ import annotations
@@ -32,17 +35,18 @@ def _script(name: str, *parts: str) -> Script:
     return Script(name, text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
-_ACCOUNTS: Final = ("fence", "numbers", "accounts")
+_GENERAL: Final = ("numbers", "accounts")
+_ACCOUNTS: Final = ("fence", "plain", *_GENERAL)
 _HOLDS: Final = ("fence", "holds")
 
 OPEN: Final = _script("open")
 ALIVE: Final = _script("alive", "fence")
-RESERVE: Final = _script("reserve", *_ACCOUNTS, "caps", "holds")
+RESERVE: Final = _script("reserve", "fence", "plain", "caps_plain", "reserve_plain", *_GENERAL, "caps", "holds")
 EXTEND: Final = _script("extend", *_ACCOUNTS, "holds")
-END: Final = _script("end", *_ACCOUNTS, "holds", "rows")
-CHARGE: Final = _script("charge", *_ACCOUNTS, "rows")
+END: Final = _script("end", "fence", "plain", "rows_plain", "end_plain", *_GENERAL, "holds", "rows")
+CHARGE: Final = _script("charge", "fence", "plain", "rows_plain", *_GENERAL, "holds", "rows")
 SAY: Final = _script("say", *_ACCOUNTS)
-ADD_ROW: Final = _script("add_row", "fence", "numbers", "rows")
+ADD_ROW: Final = _script("add_row", "fence", "plain", "rows_plain", "numbers", "rows")
 FORGET: Final = _script("forget", *_ACCOUNTS)
 LEARN: Final = _script("learn", "fence")
 DUE: Final = _script("due", *_HOLDS)
@@ -50,6 +54,7 @@ VIEW: Final = _script("view", *_ACCOUNTS)
 ACCOUNTS_PAGE: Final = _script("accounts_page", *_ACCOUNTS)
 CONTROLS: Final = _script("controls", "fence")
 HELD: Final = _script("held", *_HOLDS)
+OWNERS: Final = _script("owners", "fence")
 ROWS_PAGE: Final = _script("rows_page", "fence")
 LAST_ROW: Final = _script("last_row", "fence")
 DAYS: Final = _script("days", "fence")

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
 
 from farebox._money import MOST_NANOS
 from farebox.errors import LedgerUnavailable
-from farebox.ledgers import Account, Control, Grant, Need, RowForm, Shortfall, View, WindowClosed
+from farebox.ledgers import Account, Control, Grant, Need, RowForm, Shortfall, WindowClosed
 from farebox.ledgers import _operations as op
 from farebox.ledgers._book import check_amounts
 from farebox.ledgers._fitting import (
@@ -41,6 +41,7 @@ from farebox.ledgers._sqlite_books import (
     Books,
     Hold,
     Numbers,
+    OwnIds,
 )
 from farebox.ledgers._sqlite_learnt import write_learnt
 from farebox.ledgers._sqlite_locks import Owner
@@ -55,7 +56,9 @@ class Batch:
     """One transaction's operations.
 
     Args:
+        books: What is known of the connection's database.
         owner: Of the holds it makes.
+        own_ids: That this owner has asked for.
         clock: The store's.
     """
 
@@ -63,8 +66,10 @@ class Batch:
         self,
         operations: Sequence[op.Operation],
         connection: sqlite3.Connection,
+        books: Books,
         form: RowForm,
         owner: Owner,
+        own_ids: OwnIds,
         places: Places,
         clock: Callable[[], float],
     ) -> None:
@@ -75,7 +80,8 @@ class Batch:
         self._clock = clock
         self._now = 0.0
         self._rows = NewRows(connection, places)
-        self._books = Books(connection)
+        self._books = books
+        self._own_ids = own_ids
         self._learnt: dict[str, list[int]] = {}
         # Written down before the transaction: the others of this machine wait for its end.
         self._texts: dict[op.Operation, Text] = {}
@@ -92,6 +98,7 @@ class Batch:
         """
         # Only now, that nobody else writes: a window that ends does so for all at once.
         self._now = self._clock()
+        self._rows.next_seq = self._books.next_row_seq
         self._read()
         for operation in self._operations:
             operation.error = None
@@ -106,19 +113,13 @@ class Batch:
                     _logger.error("a %s could not be done: %s", type(operation).__name__, type(error).__name__)
         self._books.write(self._now)
         self._rows.write()
+        self._books.next_row_seq = self._rows.next_seq
         if self._learnt:
             write_learnt(self._connection, self._learnt)
-        self._show()
-
-    def _show(self) -> None:
-        """Let each who reserved see its accounts as they are after all that was done together."""
-        seen: dict[Account, View] = {}
+        # Each who reserved sees its accounts as they are after all that was done together.
         for operation in self._operations:
             if isinstance(operation, op.Reserve) and operation.error is None:
-                for account in operation.accounts:
-                    if account not in seen:
-                        seen[account] = self._books.view(account)
-                    operation.views[account.key] = seen[account]
+                operation.views = self._books.glances(operation.accounts)
 
     def _read(self) -> None:
         ids: list[str] = []
@@ -127,11 +128,13 @@ class Batch:
         for operation in self._operations:
             accounts: Sequence[Account] = ()
             match operation:
-                case op.Reserve() | op.Charge() | op.Extend():
-                    ids.append(operation.hold_id)
-                    accounts = operation.accounts
                 case op.End():
-                    ids.append(operation.hold_id)
+                    if not self._own_ids.is_new(operation.hold_id):
+                        ids.append(operation.hold_id)
+                case op.Reserve() | op.Charge() | op.Extend():
+                    if not self._own_ids.is_new(operation.hold_id):
+                        ids.append(operation.hold_id)
+                    accounts = operation.accounts
                 case op.AddRow():
                     ids.append(operation.row_id)
                 case op.Adjust():
@@ -146,7 +149,8 @@ class Batch:
                     pass
             for account in accounts:
                 keys.add(account.key)
-                controls.update(account.controls)
+                if account.controls:
+                    controls.update(account.controls)
         self._books.read(ids, keys, controls)
 
     # Holds
@@ -160,7 +164,7 @@ class Batch:
             return
         accounts = asked.accounts
         for account in accounts:
-            account.key.encode()
+            account.key.encode()  # what UTF-8 can't write fails here, and not the whole batch later
             starts_at, ends_at = account.starts_at, account.ends_at
             if (starts_at is not None and self._now < starts_at) or (ends_at is not None and self._now >= ends_at):
                 raise WindowClosed(self._now)
@@ -174,14 +178,13 @@ class Batch:
             call.encode()
         grant, changes, let_past = fitted
         self._books.put(changes)
-        for account in accounts:
-            self._books.see(account)
+        self._books.see(accounts)
         hold = Hold(
             asked.hold_id,
             self._owner.name,
             HELD,
             grant,
-            tuple(account.key for account in accounts),
+            tuple(changes),
             let_past,
             None if asked.ttl_seconds is None else self._now + asked.ttl_seconds,
             call,
@@ -211,22 +214,23 @@ class Batch:
         for account in accounts:
             key = account.key
             su, ru, du, st, rt, dt, sc, rc, dc, open_holds = balances.get(key, EMPTY)
-            limits = limits_of(account, in_force)
-            if su + ru + usd > limits[0] or st + rt + tokens > limits[1] or sc + rc + calls > limits[2]:
+            most_usd, most_tokens, most_calls = limits_of(account, in_force)
+            if su + ru + usd > most_usd or st + rt + tokens > most_tokens or sc + rc + calls > most_calls:
                 if account not in forced:
                     least, floor = amounts_of(need, need.least_cap), amounts_of(need, need.floor_cap)
                     short = shortfall(balances, accounts, forced, least, floor, in_force=in_force)
                     assert short is not None
                     return short
                 over = (
-                    past(su + ru, usd, limits[0]),
-                    past(st + rt, tokens, limits[1]),
-                    past(sc + rc, calls, limits[2]),
+                    past(su + ru, usd, most_usd),
+                    past(st + rt, tokens, most_tokens),
+                    past(sc + rc, calls, most_calls),
                 )
                 du, dt, dc = du + over[0], dt + over[1], dc + over[2]
                 let_past[key] = over
-                _fits((su, ru + usd, du, st, rt + tokens, dt, sc, rc + calls, dc, open_holds + 1))
             changes[key] = (su, ru + usd, du, st, rt + tokens, dt, sc, rc + calls, dc, open_holds + 1)
+        if let_past:
+            _check_fits(changes)
         return _tuple(Grant, (cap, usd, tokens, calls)), changes, let_past
 
     def _extend(self, asked: op.Extend) -> None:
@@ -256,7 +260,8 @@ class Batch:
                 du, dt = du + over[0], dt + over[1]
                 before = let_past.get(account.key, NOTHING)
                 let_past[account.key] = (before[0] + over[0], before[1] + over[1], before[2])
-            changes[account.key] = _fits((su, ru + more[0], du, st, rt + more[1], dt, sc, rc, dc, open_holds))
+            changes[account.key] = (su, ru + more[0], du, st, rt + more[1], dt, sc, rc, dc, open_holds)
+        _check_fits(changes)
         self._books.put(changes)
         hold.grant, hold.let_past = grant, let_past
         self._books.changed_holds[hold.id] = hold
@@ -280,25 +285,25 @@ class Batch:
         """The one way a hold ends."""
         usd, tokens, calls = amounts
         _, held_usd, held_tokens, held_calls = hold.grant
-        over = max(0, usd - held_usd), max(0, tokens - held_tokens), max(0, calls - held_calls)
-        changes: dict[str, Numbers] = {}
+        over_usd, over_tokens, over_calls = (
+            max(0, usd - held_usd),
+            max(0, tokens - held_tokens),
+            max(0, calls - held_calls),
+        )
+        balances, let_past, changes = self._books.balances, hold.let_past, dict[str, Numbers]()
         for key in hold.keys:
-            su, ru, du, st, rt, dt, sc, rc, dc, open_holds = self._books.balances[key]
-            du, dt, dc = du + over[0], dt + over[1], dc + over[2]
-            if key in hold.let_past:
+            su, ru, du, st, rt, dt, sc, rc, dc, open_holds = balances[key]
+            su, ru, du = su + usd, ru - held_usd, du + over_usd
+            st, rt, dt = st + tokens, rt - held_tokens, dt + over_tokens
+            sc, rc, dc = sc + calls, rc - held_calls, dc + over_calls
+            if key in let_past:
                 # What its bound was let past the limit, and it did not use, is no debt; a reset may have taken it off.
-                past_usd, past_tokens, past_calls = hold.let_past[key]
+                past_usd, past_tokens, past_calls = let_past[key]
                 du = max(0, du - max(0, min(past_usd, held_usd - usd)))
                 dt = max(0, dt - max(0, min(past_tokens, held_tokens - tokens)))
                 dc = max(0, dc - max(0, min(past_calls, held_calls - calls)))
-            changes[key] = _fits(
-                (
-                    *(su + usd, ru - held_usd, du),
-                    *(st + tokens, rt - held_tokens, dt),
-                    *(sc + calls, rc - held_calls, dc),
-                    open_holds - 1,
-                )
-            )
+            changes[key] = (su, ru, du, st, rt, dt, sc, rc, dc, open_holds - 1)
+        _check_fits(changes)
         self._books.put(changes)
         hold.state = state
         hold.row_seq = self._keep(row)
@@ -314,14 +319,13 @@ class Batch:
             was = self._books.balances.get(key)
             if was is not None:  # it may be forgotten by now
                 su, ru, du, st, rt, dt, sc, rc, dc, open_holds = was
-                changes[key] = _fits(
-                    (
-                        *(max(0, su + usd), ru, du + max(0, usd)),
-                        *(max(0, st + tokens), rt, dt + max(0, tokens)),
-                        *(max(0, sc + calls), rc, dc + max(0, calls)),
-                        open_holds,
-                    )
+                changes[key] = (
+                    *(max(0, su + usd), ru, du + max(0, usd)),
+                    *(max(0, st + tokens), rt, dt + max(0, tokens)),
+                    *(max(0, sc + calls), rc, dc + max(0, calls)),
+                    open_holds,
                 )
+        _check_fits(changes)
         self._books.put(changes)
         if hold.row_seq is not None:
             self._rows.take_back(hold.row_seq)
@@ -341,17 +345,16 @@ class Batch:
         in_force = self._books.in_force(accounts)
         changes: dict[str, Numbers] = {}
         for account in accounts:
-            account.key.encode()  # what UTF-8 can't write fails here, and not the whole batch later
+            account.key.encode()
             su, ru, du, st, rt, dt, sc, rc, dc, open_holds = self._books.balances.get(account.key, EMPTY)
             limits = limits_of(account, in_force)
-            changes[account.key] = _fits(
-                (
-                    *(max(0, su + usd), ru, du + past(su + ru, usd, limits[0])),
-                    *(max(0, st + tokens), rt, dt + past(st + rt, tokens, limits[1])),
-                    *(max(0, sc + calls), rc, dc + past(sc + rc, calls, limits[2])),
-                    open_holds,
-                )
+            changes[account.key] = (
+                *(max(0, su + usd), ru, du + past(su + ru, usd, limits[0])),
+                *(max(0, st + tokens), rt, dt + past(st + rt, tokens, limits[1])),
+                *(max(0, sc + calls), rc, dc + past(sc + rc, calls, limits[2])),
+                open_holds,
             )
+        _check_fits(changes)
         return changes
 
     def _expire(self, asked: op.Expire) -> None:
@@ -481,12 +484,10 @@ _DOES: Final[dict[type[op.Operation], Callable[[Batch, Any], None]]] = {
 }
 
 
-def _fits(balance: Numbers) -> Numbers:
-    """The balance, where 64 bits hold it.
-
-    Raises:
-        ValueError: they do not.
+def _check_fits(balances: Mapping[str, Numbers]) -> None:
     """
-    if max(balance) > MOST_NANOS:
+    Raises:
+        ValueError: 64 bits do not hold one of them.
+    """
+    if balances and max(map(max, balances.values())) > MOST_NANOS:
         raise ValueError(f"an account would come to more than {MOST_NANOS}, the most that a database keeps")
-    return balance

@@ -1,4 +1,7 @@
-"""What a transaction reads of the books of a SQLite ledger, changes in memory and writes back: accounts, holds, controls."""
+"""What transactions read of the books of a SQLite ledger, change in memory and write back: accounts, holds, controls.
+
+What was read or written stays known from one transaction to the next, for as long as SQLite says that nobody else has written.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,10 @@ from typing import Any, Final
 
 import attrs
 
-from farebox.ledgers import NO_LIMIT, Account, Balance, Control, Grant, Shortfall, View
+from farebox.ledgers import NO_LIMIT, Account, Control, Grant, Shortfall
 from farebox.ledgers._fitting import NOTHING, UNCHANGED, Amounts, Limits, limits_of
 from farebox.ledgers._sqlite_schema import put
+from farebox.ledgers._views import Glance
 
 HELD: Final = "held"
 SETTLED: Final = "settled"
@@ -23,6 +27,8 @@ ADDED: Final = "added"
 #: Released before it was asked for: a reserve that still arrives is too late.
 REFUSED: Final = "refused"
 
+#: Accounts that stay known.
+_MOST_KNOWN: Final = 10_000
 #: Arguments of one statement: below what any build of SQLite takes.
 _MOST_ARGUMENTS: Final = 512
 
@@ -46,6 +52,8 @@ _PUT_ENDED: Final = f"INSERT OR REPLACE INTO ended ({_ENDED_COLUMNS}) VALUES"
 #: (spent, reserved, debt) in usd nanodollars, tokens, calls; then the number of holds open on the account.
 Numbers = tuple[int, int, int, int, int, int, int, int, int, int]
 EMPTY: Final[Numbers] = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+
+_tuple = tuple.__new__
 
 
 @attrs.frozen
@@ -77,11 +85,39 @@ class Hold:
     is_stored_as_held: bool = False
 
 
+class OwnIds:
+    """Which ids a process has asked for.
+
+    An id is its owner's name and a number.  Numbers mostly grow, so the highest tells nearly all that are new, and those
+    need not be looked for among all that ever ended.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._highest: int | None = None
+
+    def is_new(self, hold_id: str) -> bool:
+        """Whether no store can know it, because it was not asked for before; now it was."""
+        if not hold_id.startswith(self._owner):
+            return False
+        number = int(hold_id[len(self._owner) :], 16)
+        if self._highest is not None and number <= self._highest:
+            return False
+        self._highest = number
+        return True
+
+
 class Books:
-    """Accounts and holds of one transaction: those it was told to read."""
+    """Accounts and holds, as far as a connection was told to read them; for one transaction at a time."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        #: What SQLite calls the state of the database that is known here; None: nothing is known.
+        self._version: int | None = None
+        self._next_version: int | None = None
+        self._forget_all()
+
+    def _forget_all(self) -> None:
         self.balances: dict[str, Numbers] = {}
         self.standings: dict[str, Standing] = {}
         self.controls: dict[str, Control] = {}
@@ -90,23 +126,60 @@ class Books:
         self.holds: dict[str, Hold] = {}
         self.changed_holds: dict[str, Hold] = {}
         self._known_keys: set[str] = set()
+        self._known_controls: set[str] = set()
         self._changed_keys: set[str] = set()
+        #: Ids that were read and are of no hold that is open.
+        self._ended_ids: list[str] = []
+        #: The number of the row after the last; 0: not known.
+        self.next_row_seq = 0
+
+    # Transactions
+
+    def begin(self) -> bool:
+        """Within a new transaction; False where nothing is known any more, because somebody else may have written."""
+        ((version,),) = self._connection.execute("PRAGMA data_version").fetchall()
+        is_known = version == self._version and len(self._known_keys) < _MOST_KNOWN
+        self._version, self._next_version = None, version
+        if not is_known:
+            self._forget_all()
+        return is_known
+
+    def is_committed(self) -> None:
+        """What is known here is what was written; a transaction that does not come to this leaves nothing known."""
+        for hold in self.changed_holds.values():
+            if hold.state == HELD:
+                hold.is_stored_as_held = True
+            else:
+                self.holds.pop(hold.id, None)
+        for hold_id in self._ended_ids:
+            self.holds.pop(hold_id, None)
+        self._ended_ids.clear()
+        self.changed_holds.clear()
+        self._changed_keys.clear()
+        self._version = self._next_version
 
     # Reading
 
     def read(self, ids: Iterable[str], keys: Iterable[str], controls: Iterable[str]) -> None:
         """Holds by id, and accounts by key with those of the holds; what stands under these controls."""
-        self._read_holds(list(ids))
-        self.read_accounts({*keys, *(key for hold in self.holds.values() for key in hold.keys)})
-        for row in self._select(SELECT_CONTROLS, "key", controls):
-            self.controls[row[0]] = control_of(row)
+        new = [hold_id for hold_id in ids if hold_id not in self.holds]
+        wanted = set(keys)
+        if new:
+            self._read_holds(new)
+            wanted.update(*(self.holds[hold_id].keys for hold_id in new if hold_id in self.holds))
+        self._read_accounts(wanted)
+        unread = set(controls) - self._known_controls
+        if unread:
+            self._known_controls |= unread
+            for row in self._select(SELECT_CONTROLS, "key", unread):
+                self.controls[row[0]] = control_of(row)
 
     def read_held(self, where: str, arguments: tuple[Any, ...]) -> None:
         """Open holds, oldest first, and their accounts."""
         select = f"SELECT {_HELD_COLUMNS} FROM held WHERE {where} ORDER BY seq"
         for row in self._connection.execute(select, arguments).fetchall():
             self._add_held(row)
-        self.read_accounts({key for hold in self.holds.values() for key in hold.keys})
+        self._read_accounts({key for hold in self.holds.values() for key in hold.keys})
 
     def _select(self, select: str, column: str, wanted: Iterable[str]) -> Iterator[tuple[Any, ...]]:
         for part in _parts([text for text in wanted if _is_text(text)]):
@@ -121,6 +194,7 @@ class Books:
         ):
             grant = Grant(cap, usd, tokens, calls)
             self.holds[hold_id] = Hold(hold_id, "", state, grant, keys_of(keys), {}, None, None, row_seq)
+            self._ended_ids.append(hold_id)
 
     def _add_held(self, row: tuple[Any, ...]) -> None:
         hold_id, owner, cap, usd, tokens, calls, keys, let_past, deadline, call = row
@@ -137,9 +211,9 @@ class Books:
                 is_stored_as_held=True,
             )
 
-    def read_accounts(self, keys: Iterable[str]) -> None:
-        new = [key for key in keys if key not in self._known_keys]
-        self._known_keys.update(new)
+    def _read_accounts(self, keys: set[str]) -> None:
+        new = keys - self._known_keys
+        self._known_keys |= new
         for row in self._select(SELECT_ACCOUNTS, "key", new):
             self.balances[row[0]] = row[1:11]
             standing = self.standings[row[0]] = standing_of(row)
@@ -209,9 +283,16 @@ class Books:
         self.balances.update(changes)
         self._changed_keys.update(changes)
 
-    def view(self, account: Account) -> View:
-        limits, is_killed = self._terms(account, limits_of(account))
-        return View(Balance(*self.balances.get(account.key, EMPTY)[:9]), *limits, is_killed)
+    def glances(self, accounts: Iterable[Account]) -> dict[str, Glance]:
+        """How these accounts are now, by key."""
+        is_changed = bool(self.controls) or self.has_tops
+        seen = {}
+        for account in accounts:
+            terms = limits_of(account), False
+            if is_changed:
+                terms = self._terms(account, terms[0])
+            seen[account.key] = _tuple(Glance, (self.balances.get(account.key, EMPTY), *terms))
+        return seen
 
     def forget(self, key: str) -> None:
         """Drop an account now, or with its last hold; an unknown one is ignored."""
@@ -227,12 +308,13 @@ class Books:
             del self.balances[key], self.standings[key]
             self._changed_keys.add(key)
 
-    def see(self, account: Account) -> None:
-        """Remember the limits of an account that was held."""
-        standing = self.standings.get(account.key, UNSEEN)
-        limits = limits_of(account)
-        if standing.limits != limits or standing.controls != account.controls:
-            self.standings[account.key] = attrs.evolve(standing, limits=limits, controls=account.controls)
+    def see(self, accounts: Iterable[Account]) -> None:
+        """Remember the limits of accounts that were held."""
+        for account in accounts:
+            standing = self.standings.get(account.key, UNSEEN)
+            limits = account.limit_usd_nanos, account.limit_tokens, account.limit_calls
+            if standing.limits != limits or standing.controls != account.controls:
+                self.standings[account.key] = attrs.evolve(standing, limits=limits, controls=account.controls)
 
 
 def terms_of(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
 from itertools import chain
+from operator import add
 from typing import Any, Final, NamedTuple
 
 from farebox._money import MOST_NANOS
@@ -60,18 +62,23 @@ def text_of(form: RowForm, row: Any) -> Text:
 
 
 def _written(form: RowForm, row: Any) -> Row:
-    total = form.sum_of(row)
-    if len(total.sums) > WIDTH:
-        raise ValueError(f"a row has {len(total.sums)} sums; a SQLite ledger keeps at most {WIDTH}")
-    if any(abs(number) > MOST_NANOS for number in total.sums):
-        raise ValueError(f"a row has a sum beyond {MOST_NANOS}: {total.sums}")
-    if not _EARLIEST_SECONDS < total.starts_at < _LATEST_SECONDS:
-        raise ValueError(f"a row begins at {total.starts_at} epoch seconds, which no calendar has")
+    _, starts_at, place, sums = form.sum_of(row)
+    if len(sums) > WIDTH:
+        raise ValueError(f"a row has {len(sums)} sums; a SQLite ledger keeps at most {WIDTH}")
+    if sums and (max(sums) > MOST_NANOS or min(sums) < -MOST_NANOS):
+        raise ValueError(f"a row has a sum beyond {MOST_NANOS}: {sums}")
+    if not _EARLIEST_SECONDS < starts_at < _LATEST_SECONDS:
+        raise ValueError(f"a row begins at {starts_at} epoch seconds, which no calendar has")
     text = form.dump(row)
-    place = form.dump_place(total.place)
-    for kept in (text, place):
-        kept.encode()  # what UTF-8 can't write fails here, and not the whole batch later
-    return Row(float(total.starts_at), place, total.sums, text)
+    text.encode()  # what UTF-8 can't write fails here, and not the whole batch later
+    return Row(float(starts_at), _place_text(form.dump_place, place), sums, text)
+
+
+@lru_cache(maxsize=_MOST_PLACES_KNOWN)
+def _place_text(dump_place: Callable[[Hashable], str], place: Hashable) -> str:
+    text = dump_place(place)
+    text.encode()
+    return text
 
 
 class Places:
@@ -113,16 +120,18 @@ class NewRows:
         self._connection = connection
         self._places = places
         self._rows: dict[int, tuple[Any, ...]] = {}
-        self._sums: dict[tuple[int, int, int], list[int]] = {}
-        self._next_seq = 0
+        #: By quarter and place.
+        self._sums: dict[tuple[int, int], Sequence[int]] = {}
+        #: The number of the row after the last; 0: not known.
+        self.next_seq = 0
 
     def add(self, row: Row, ended_at: float) -> int:
         """Keep a row; its number."""
-        if not self._next_seq:
+        if not self.next_seq:
             (last,) = self._connection.execute("SELECT max(seq) FROM rows").fetchall()[0]
-            self._next_seq = (last or 0) + 1
-        seq = self._next_seq
-        self._next_seq += 1
+            self.next_seq = (last or 0) + 1
+        seq = self.next_seq
+        self.next_seq += 1
         place = self._places.number(self._connection, row.place, len(row.sums))
         sums = row.sums + (0,) * (WIDTH - len(row.sums))
         self._rows[seq] = (seq, ended_at, row.starts_at, place, *sums, row.text)
@@ -144,19 +153,21 @@ class NewRows:
         self._count(starts_at, place, [-number for number in sums])
 
     def _count(self, starts_at: float, place: int, sums: Sequence[int]) -> None:
-        for length in _LENGTHS:
-            span = (length, int(starts_at // length) * length, place)
-            before = self._sums.get(span)
-            if before is None:
-                self._sums[span] = list(sums)
-            else:
-                self._sums[span] = [a + b for a, b in zip(before, sums, strict=True)]
+        span = (int(starts_at // _QUARTER_SECONDS) * _QUARTER_SECONDS, place)
+        before = self._sums.get(span)
+        self._sums[span] = sums if before is None else tuple(map(add, before, sums))
 
     def write(self) -> None:
         if self._rows:
             put(self._connection, _INSERT_ROWS, list(self._rows.values()))
         if self._sums:
-            put(self._connection, _INSERT_SUMS, [(*span, *sums) for span, sums in self._sums.items()], _ADD_SUMS)
+            spans: dict[tuple[int, int, int], Sequence[int]] = {}
+            for (begins, place), sums in self._sums.items():
+                for length in _LENGTHS:
+                    span = (length, begins // length * length, place)
+                    before = spans.get(span)
+                    spans[span] = sums if before is None else tuple(map(add, before, sums))
+            put(self._connection, _INSERT_SUMS, [(*span, *sums) for span, sums in spans.items()], _ADD_SUMS)
 
 
 # Reading

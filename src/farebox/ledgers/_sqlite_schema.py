@@ -101,8 +101,9 @@ STEPS: Final[list[tuple[str, ...]]] = [
 ]
 
 
-#: Rows of one statement: 2 to this power, so that there are few different statements.
-_MOST_AT_ONCE_LOG2: Final = 5
+#: Rows of one statement.  Each number of rows is a statement of its own, and a connection keeps all of them prepared.
+_MOST_AT_ONCE: Final = 32
+_STATEMENTS_KEPT: Final = 512
 
 
 def put(connection: sqlite3.Connection, insert: str, rows: Sequence[tuple[Any, ...]], then: str = "") -> None:
@@ -112,15 +113,13 @@ def put(connection: sqlite3.Connection, insert: str, rows: Sequence[tuple[Any, .
         insert: Up to and including VALUES.
         then: What follows the values.
     """
-    start = 0
-    while start < len(rows):
-        count = 1 << min(_MOST_AT_ONCE_LOG2, (len(rows) - start).bit_length() - 1)
-        statement = _with_values(insert, len(rows[0]), count, then)
-        connection.execute(statement, list(chain.from_iterable(rows[start : start + count])))
-        start += count
+    for start in range(0, len(rows), _MOST_AT_ONCE):
+        part = rows[start : start + _MOST_AT_ONCE]
+        statement = _with_values(insert, len(part[0]), len(part), then)
+        connection.execute(statement, list(chain.from_iterable(part)))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=_STATEMENTS_KEPT)
 def _with_values(insert: str, width: int, count: int, then: str) -> str:
     values = f"({', '.join('?' * width)})"
     return f"{insert} {', '.join([values] * count)} {then}"
@@ -147,7 +146,7 @@ def connect(place: Place, mode: str = "rw") -> sqlite3.Connection:
         timeout=place.timeout_seconds,
         isolation_level=None,
         check_same_thread=False,
-        cached_statements=256,
+        cached_statements=_STATEMENTS_KEPT,
     )
     try:
         connection.execute(f"PRAGMA synchronous={place.synchronous}")

@@ -82,6 +82,8 @@ class StoredLedger(Ledger):
         self._views = Views()
         self._row_ids = itertools.count(1)
         self._is_closed = False
+        #: Ids that will be charged and hold nothing.
+        self._expected: set[int] = set()
         #: Since when no call begins here any more.
         self._retired_at: float | None = None
         self._swept_at = 0.0
@@ -138,7 +140,7 @@ class StoredLedger(Ledger):
         ttl_seconds: float | None,
     ) -> Answer:
         """Past those who wait in line.  Where the store does not answer it is asked again, or released, by id."""
-        unique = _unique(accounts)
+        unique = op.unique(accounts)
         # Known before it is asked for: whoever is interrupted can release it by id.
         hold = self._open.setdefault(hold_id, Hold(accounts=unique, owner=owner, call=call))
         answer = self._ask_for(hold_id, unique, need, call, forced, ttl_seconds)
@@ -228,9 +230,12 @@ class StoredLedger(Ledger):
         self, hold_id: int, accounts: Sequence[Account], usd_nanos: int, tokens: int, calls: int = 1, row: Any = None
     ) -> None:
         check_amounts(usd_nanos, tokens, calls)
-        unique = _unique(accounts)
-        amounts = (usd_nanos, tokens, calls)
+        self._expected.discard(hold_id)
+        unique, amounts = op.unique(accounts), (usd_nanos, tokens, calls)
         self._queue_up(op.Charge(hold_id=self._name(hold_id), accounts=unique, amounts=amounts, row=row))
+
+    def expect(self, hold_id: int) -> None:
+        self._expected.add(hold_id)
 
     def expire(self, now: float | None = None, row_of: Callable[[Any, Grant], Any] | None = None) -> int:
         asked = op.Expire(now_seconds=now, row_of=row_of)
@@ -251,7 +256,7 @@ class StoredLedger(Ledger):
     ) -> bool:
         check_amounts(abs(usd_nanos), abs(tokens), abs(calls))
         amounts = (usd_nanos, tokens, calls)
-        asked = op.Adjust(adjust_id=str(adjust_id), accounts=_unique(accounts), amounts=amounts, row=row)
+        asked = op.Adjust(adjust_id=str(adjust_id), accounts=op.unique(accounts), amounts=amounts, row=row)
         self._submit(asked)
         return asked.answer
 
@@ -438,10 +443,14 @@ class StoredLedger(Ledger):
 
     def work(self) -> float:
         """Write what is queued, serve those who wait, and say that this process is there; seconds until the next time."""
+        rounds = self._queue.rounds
         if not self._line.tickets:
             time.sleep(_FLUSH_SECONDS)
+        # While others write, what is queued goes along with theirs: this thread would only be in their way.
+        has_traffic = self._queue.rounds != rounds
         try:
-            self._queue.catch_up()
+            if not has_traffic:
+                self._queue.catch_up()
             if self._open and time.monotonic() - self._alive_at > _HEARTBEAT_SECONDS:
                 self._alive_at = time.monotonic()
                 with self._queue.lock:
@@ -457,25 +466,12 @@ class StoredLedger(Ledger):
             self._pause_seconds = min(_LONGEST_PAUSE_SECONDS, max(_FIRST_PAUSE_SECONDS, 2 * self._pause_seconds))
             return self._pause_seconds
         self._pause_seconds = 0.0
-        if self._retired_at is not None and not self._open and time.monotonic() - self._retired_at > _RETIRE_SECONDS:
-            self.close()
-        if self._line.tickets:
+        if self._retired_at is not None and time.monotonic() - self._retired_at > _RETIRE_SECONDS:
+            if not self._open and not self._expected:
+                self.close()
+        if self._line.tickets or (has_traffic and self._queue.is_filled):
             return _SERVE_SECONDS
         return _HEARTBEAT_SECONDS if self._retired_at is None else _RETIRE_SECONDS
-
-
-def _unique(accounts: Iterable[Account]) -> tuple[Account, ...]:
-    """Each account once.
-
-    Raises:
-        ValueError: a key that is no text.
-    """
-    found: dict[str, Account] = {}
-    for account in accounts:
-        if not isinstance(account.key, str):
-            raise ValueError(f"account key {account.key!r} is a {type(account.key).__name__}; a database keeps text")
-        found.setdefault(account.key, account)
-    return tuple(found.values())
 
 
 _ledgers: weakref.WeakSet[StoredLedger] = weakref.WeakSet()

@@ -6,10 +6,10 @@ All keys of a namespace begin with `fb1:{namespace}:`, one hash tag, so a cluste
 of that node; another one names it.
 
     meta             hash    epoch, schema, numbers given so far
-    a:<key>          hash    an account; goes 40 days after its window
+    a:<key>          hash    an account, most of it as one text; goes 40 days after its window
     accounts         zset    the keys of all accounts, in the order of their letters
-    h:<hold>         string  a hold; once it ended its outcome, for ten minutes, or a day where it may be corrected
-    held             zset    holds that are open, by deadline
+    h:<hold>         string  a hold, as MessagePack; once it ended its outcome, for ten minutes, or a day where it may be corrected
+    held             zset    holds that are open and have a deadline, by it
     o:<owner>        set     holds without a deadline, of one process
     owners           zset    processes, by when they were last there
     controls         hash    what people said
@@ -187,15 +187,15 @@ class RedisStore(Store):
     # Reads
 
     def view(self, account: Account) -> View:
-        return view_of(limits_of(account), self._ask(scripts.VIEW, *account_arguments(account))[2:])
+        return view_of(limits_of(account), self._ask(scripts.VIEW, *account_arguments(account))[2])
 
     def accounts(self, prefix: str) -> list[tuple[str, View]]:
         found: list[tuple[str, View]] = []
         first, last = b"[" + prefix.encode(), b"(" + prefix.encode() + b"\xff"
         while True:
             reply = self._ask(scripts.ACCOUNTS_PAGE, first, last, _PAGE)
-            for key, terms, *texts in _grouped(reply[3:], 5):
-                found.append((key.decode(), view_of(limits_in(terms), texts)))
+            for key, terms, text in _grouped(reply[3:], 3):
+                found.append((key.decode(), view_of(limits_in(terms), text)))
             if not reply[2]:
                 return found
             first = b"(" + reply[2]
@@ -205,16 +205,16 @@ class RedisStore(Store):
 
     def in_flight(self) -> list[tuple[Any, Grant]]:
         found: dict[bytes, tuple[int, Any, Grant]] = {}
-        first = 0
-        while True:
-            page = self._ask(scripts.HELD, first, first + _PAGE - 1)[2:]
-            for hold_id, number, grant, call in _grouped(page, 4):
-                if number:
+        for owner in (b"", *self._ask(scripts.OWNERS)[2:]):
+            place = b"0"
+            while True:
+                _, _, place, *page = self._ask(scripts.HELD, place, _PAGE, owner)
+                for hold_id, number, grant, call in _grouped(page, 4):
                     loaded = self._form.load(call.decode()) if call else None
-                    found[hold_id] = int(number), loaded, grant_of(grant)
-            if len(page) < 4 * _PAGE:
-                return [(call, grant) for _, call, grant in sorted(found.values(), key=lambda hold: hold[0])]
-            first += _PAGE
+                    found[hold_id] = number, loaded, grant_of(grant)
+                if place == b"0":
+                    break
+        return [(call, grant) for _, call, grant in sorted(found.values(), key=lambda hold: hold[0])]
 
     def rows(self, since_seconds: float | None, *, dearest_first: bool) -> Iterator[Any]:
         return self._reader.rows(since_seconds, dearest_first=dearest_first)

@@ -21,7 +21,15 @@ from farebox.ledgers._fitting import limits_of
 from farebox.ledgers._operations import Operation
 from farebox.ledgers._plain_form import PLAIN_FORM
 from farebox.ledgers._sqlite_batch import Batch
-from farebox.ledgers._sqlite_books import SELECT_ACCOUNTS, SELECT_CONTROLS, control_of, standing_of, terms_of
+from farebox.ledgers._sqlite_books import (
+    SELECT_ACCOUNTS,
+    SELECT_CONTROLS,
+    Books,
+    OwnIds,
+    control_of,
+    standing_of,
+    terms_of,
+)
 from farebox.ledgers._sqlite_gate import inside_sqlite
 from farebox.ledgers._sqlite_learnt import read_learnt
 from farebox.ledgers._sqlite_locks import Owner, Turn
@@ -83,7 +91,9 @@ class SqliteStore(Store):
         self._owner_name = owner
         self._writer: sqlite3.Connection | None = None
         self._turn: Turn | None = None
+        self._books: Books | None = None
         self._owner: Owner | None = None
+        self._own_ids = OwnIds(owner)
         self._places = Places()
         self._idle_readers: list[sqlite3.Connection] = []
 
@@ -96,7 +106,7 @@ class SqliteStore(Store):
         if self._identity is None:
             self._connect()
 
-    def _connect(self) -> tuple[sqlite3.Connection, Turn, Owner]:
+    def _connect(self) -> tuple[sqlite3.Connection, Books, Turn, Owner]:
         """What writing needs: at first made where it is missing, later only found."""
         place, identity = self._place, self._identity
         with ExitStack() as undo:
@@ -122,24 +132,28 @@ class SqliteStore(Store):
                     "this process must be able to write to the file and to its directory"
                 ) from error
             undo.pop_all()
-        self._identity, self._writer, self._turn, self._owner = identity, writer, turn, owner
-        return writer, turn, owner
+        books = Books(writer)
+        self._identity, self._writer, self._books, self._turn, self._owner = identity, writer, books, turn, owner
+        return writer, books, turn, owner
 
     # Writing
 
     def apply(self, operations: Sequence[Operation]) -> None:
         self._check_there()
-        writer, turn, owner = self._writer, self._turn, self._owner
-        if writer is None or turn is None or owner is None:
-            writer, turn, owner = self._connect()
-        batch = Batch(operations, writer, self._form, owner, self._places, self._clock)
+        writer, books, turn, owner = self._writer, self._books, self._turn, self._owner
+        if writer is None or books is None or turn is None or owner is None:
+            writer, books, turn, owner = self._connect()
+        batch = Batch(operations, writer, books, self._form, owner, self._own_ids, self._places, self._clock)
         try:
             with self._transaction(writer, turn):
+                if not books.begin():
+                    self._check_epoch(writer)
                 batch.run()
         except BaseException:
             self._places.is_rolled_back()
             raise
         self._places.is_committed()
+        books.is_committed()
 
     @contextmanager
     def _transaction(self, writer: sqlite3.Connection, turn: Turn) -> Iterator[None]:
@@ -151,7 +165,6 @@ class SqliteStore(Store):
                     writer.execute("ROLLBACK")
                 writer.execute("BEGIN IMMEDIATE")
                 try:
-                    self._check_epoch(writer)
                     yield
                     writer.execute("COMMIT")
                 except BaseException:
@@ -190,6 +203,7 @@ class SqliteStore(Store):
                             break
                         after = page[-1]
                         with self._transaction(writer, turn):
+                            self._check_epoch(writer)
                             pruned += delete_page(writer, table, page)
             except sqlite3.Error as error:
                 self._say(error)

@@ -1,8 +1,9 @@
--- Accounts: a hash each.  now: (spent, reserved, debt) in usd, tokens and calls, and the number of open holds.  terms: what
--- it was last used with: three limits, its window's start and end, -1 for none, and keys of controls.  top_up: what was put
--- on top of its limits.  forgotten: to be dropped with its last hold.
+-- Accounts: a hash each.  top_up: what was put on top of its limits.  now, all else as one text, since every call reads and
+-- writes it: first (spent, reserved, debt) in usd, tokens and calls, and the number of open holds, packed as sums of rows are or
+-- as JSON.  Then one letter: '-' for one to be dropped with its last hold, '+' for one with a top-up, ' ' for others.  Then the terms it was
+-- last used with, '' for none yet: three limits, its window's start and end, -1 for none, and keys of controls.
 local RETENTION_SECONDS = 40 * 86400
-local EMPTY_TEXT = '[0,0,0,0,0,0,0,0,0,0]'
+local EMPTY_TEXT = 'p' .. string.rep('\0', 80)
 local NO_TERMS = '[-1,-1,-1,-1,-1,[]]'
 
 -- Lets what people said go over the limits; whether somebody killed the account.
@@ -21,14 +22,20 @@ local function under_controls(limits, keys)
   return is_killed
 end
 
+-- The parts of an account's text: its balances, a letter and terms.
+local function split_account(text)
+  local letter_at = string.byte(text) == PACKED and 82 or string.find(text, ']', 1, true) + 1
+  return string.sub(text, 1, letter_at - 1), string.sub(text, letter_at, letter_at), string.sub(text, letter_at + 1)
+end
+
 -- An account under these terms; without terms it has no limits.
 local function load_account(key, terms_text, is_forced)
   local account_key = prefix .. 'a:' .. key
-  local was = redis.call('HMGET', account_key, 'now', 'terms', 'top_up', 'forgotten')
-  local now_text = was[1] or EMPTY_TEXT
-  if string.find(now_text, '"', 1, true) then is_wide = true end
+  local was = redis.call('HGET', account_key, 'now')
+  local now_text, mark, noted = split_account(was or EMPTY_TEXT .. ' ')
   local terms = terms_text and cjson.decode(terms_text) or {-1, -1, -1, -1, -1, {}}
-  local keys, top_up, is_killed = terms[6], was[3], false
+  local keys, is_killed = terms[6], false
+  local top_up = mark ~= ' ' and redis.call('HGET', account_key, 'top_up')
   if keys[1] then is_killed = under_controls(terms, keys) end
   if top_up then
     if string.find(top_up, '"', 1, true) then is_wide = true end
@@ -42,8 +49,8 @@ local function load_account(key, terms_text, is_forced)
     end
   end
   return {
-    name = key, key = account_key, exists = was[1], was = was, now = cjson.decode(now_text), now_text = now_text,
-    terms = terms_text, limit = terms, starts_at = terms[4], ends_at = terms[5], top_up = top_up,
+    name = key, key = account_key, exists = was, now = read_packed(now_text), now_text = now_text, mark = mark,
+    noted = noted, terms = terms_text, limit = terms, starts_at = terms[4], ends_at = terms[5], top_up = top_up,
     is_killed = is_killed, is_changed = is_changed, is_forced = is_forced,
   }
 end
@@ -83,12 +90,9 @@ end
 
 -- Writes an account down; what it is used with only where `notes_terms`: it is held then.
 local function save_account(account, notes_terms)
-  account.now_text = write_list(account.now)
-  if notes_terms and account.terms ~= account.was[2] then
-    redis.call('HSET', account.key, 'now', account.now_text, 'terms', account.terms)
-  else
-    redis.call('HSET', account.key, 'now', account.now_text)
-  end
+  account.now_text = write_packed(account.now)
+  if notes_terms then account.noted = account.terms end
+  redis.call('HSET', account.key, 'now', account.now_text .. account.mark .. account.noted)
   if not account.exists then
     account.exists = true
     redis.call('ZADD', prefix .. 'accounts', 0, account.name)
@@ -104,20 +108,18 @@ local function drop_account(account)
   redis.call('ZREM', prefix .. 'accounts', account.name)
 end
 
--- Puts what accounts hold after an answer: three texts each, of which the second is '' where the limits are those of its
--- terms, and the third '1' where it is killed.
+-- Puts what accounts hold after an answer: a text each.  It begins with their balances, and has two lines more where the
+-- limits are not those of its terms: the limits, and '1' where it is killed.
 local function add_views(answer, accounts)
   local length = #answer
-  for _, account in ipairs(accounts) do
-    answer[length + 1] = account.now_text
-    answer[length + 2] = ''
+  for n, account in ipairs(accounts) do
+    local text = account.now_text
     if account.is_changed then
       local limits, none = {}, no_limit()
       for i = 1, 3 do limits[i] = account.limit[i] < none and '"' .. text_of(account.limit[i]) .. '"' or '-1' end
-      answer[length + 2] = '[' .. table.concat(limits, ',') .. ']'
+      text = text .. '\n[' .. table.concat(limits, ',') .. ']\n' .. (account.is_killed and '1' or '')
     end
-    answer[length + 3] = account.is_killed and '1' or ''
-    length = length + 3
+    answer[length + n] = text
   end
   return answer
 end

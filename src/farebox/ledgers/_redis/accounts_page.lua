@@ -4,9 +4,11 @@ local names = redis.call('ZRANGEBYLEX', prefix .. 'accounts', ARGV[3], ARGV[4], 
 local answer = {'yes', now_text, names[#names] or ''}
 for _, name in ipairs(names) do
   is_wide = false
-  local terms = redis.call('HGET', prefix .. 'a:' .. name, 'terms') or NO_TERMS
-  local account = load_account(name, terms)
-  if account.exists then
+  local text = redis.call('HGET', prefix .. 'a:' .. name, 'now')
+  if text then
+    local _, _, terms = split_account(text)
+    if terms == '' then terms = NO_TERMS end
+    local account = load_account(name, terms)
     read_numbers({account})
     answer[#answer + 1] = name
     answer[#answer + 1] = terms

@@ -1,5 +1,13 @@
+-- What there is to choose.  `numbers`: fixed, per token, least and floor, each in usd and tokens; and the most it may come to.
+local function read_choice(text)
+  local list = read_packed(text)
+  return {
+    numbers = {unpack(list, 1, 10)}, most_bought = tonumber(list[11]), floor_cap = tonumber(list[12]),
+    want_cap = tonumber(list[13]), most_cap = tonumber(list[14]), share = tonumber(list[15]),
+  }
+end
+
 -- The output cap to grant, as `_fitting.pick_cap`: the cap and the amounts it takes, or nil where somebody is short.
--- `choice.numbers`: fixed, per token, least and floor, each in usd and tokens.
 local function pick_cap(accounts, choice, calls)
   -- `count` times `value`, for a whole count of at most 15 digits.
   local function times(value, count)

@@ -17,6 +17,6 @@ for _, account in ipairs(accounts) do
 end
 -- As a hold that ended, so that a reserve of the same id is answered.
 local grant = write_list({number(0), amounts[1], amounts[2], amounts[3]})
-redis.call('SET', remembered, cjson.encode({'settled', grant, '', '', '', {}, {}, {}, {}}) .. '\n', 'EX', ARGV[4])
+redis.call('SET', remembered, pack_hold({state = 'settled', grant = grant}), 'EX', ARGV[4])
 if row then add_row(row) end
 return {'yes', now_text}

@@ -55,7 +55,7 @@ for _, account in ipairs(accounts) do
       end
     end
     holds[10] = larger(zero, holds[10] - number(1))
-    if account.was[4] and holds[10] <= zero then
+    if account.mark == '-' and holds[10] <= zero then
       drop_account(account)
     else
       save_account(account)
@@ -69,9 +69,10 @@ if was_expired then
     redis.call('XDEL', prefix .. 'rows', hold.row[1])
     sum_up(hold.row[2], hold.row[3], hold.row[4], true)
   end
+elseif hold.deadline == '+inf' then
+  redis.call('SREM', prefix .. 'o:' .. hold.owner, ARGV[3])
 else
   redis.call('ZREM', prefix .. 'held', ARGV[3])
-  if hold.deadline == '+inf' then redis.call('SREM', prefix .. 'o:' .. hold.owner, ARGV[3]) end
 end
 if row then
   local id = add_row(row)

@@ -2,7 +2,6 @@
 -- longer (`is_wide`), all are {high, low}: high * 1e15 + low, 0 <= low < 1e15.  The same code runs with either.
 -- Lists of them travel and are kept as JSON, the long ones in quotes: cjson would make a double of them.
 local MOST = '9223372036854775807'
-local LONG = 1e15
 local is_wide = false
 local wide_number = {}
 
@@ -84,6 +83,19 @@ local function write_list(list)
     texts[i] = #text > 15 and '"' .. text .. '"' or text
   end
   return '[' .. table.concat(texts, ',') .. ']'
+end
+
+-- A list that is packed, a 'p' and eight bytes for each number, the lowest first; or else JSON.
+local function read_packed(text)
+  if string.byte(text) ~= PACKED then return read_list(text) end
+  local list = {struct.unpack('<' .. string.rep('i8', (#text - 1) / 8), text, 2)}
+  list[#list] = nil  -- where the next would begin
+  return list
+end
+
+local function write_packed(list)
+  if is_wide or math.max(unpack(list)) >= LONG or math.min(unpack(list)) <= -LONG then return write_list(list) end
+  return 'p' .. struct.pack('<' .. string.rep('i8', #list), unpack(list))
 end
 
 local function larger(a, b)

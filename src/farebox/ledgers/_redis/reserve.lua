@@ -1,8 +1,7 @@
--- ARGV: 3 hold id, 4 owner, 5 seconds to live or '', 6 the call, 7 cap and amounts, 8 what there is to choose (JSON) or '',
+-- ARGV: 3 hold id, 4 owner, 5 seconds to live or '', 6 the call, 7 cap and amounts, 8 what there is to choose or '',
 -- 9 how many accounts follow.
 local asked = read_list(ARGV[7])
-local choice = ARGV[8] ~= '' and cjson.decode(ARGV[8])
-if choice then choice.numbers = read_list(choice.amounts) end
+local choice = ARGV[8] ~= '' and read_choice(ARGV[8])
 local accounts = load_accounts(10, tonumber(ARGV[9]))
 
 local known = load_hold(ARGV[3])
@@ -20,6 +19,13 @@ local cap, amounts = asked[1], {number(asked[2]), number(asked[3]), number(asked
 if choice then
   widen(choice.numbers)
   cap, amounts = pick_cap(accounts, choice, amounts[3])
+end
+if not choice and (is_too_much(amounts[1]) or is_too_much(amounts[2])) then
+  -- Nothing can be said about such amounts but that somebody was killed.
+  for _, account in ipairs(accounts) do
+    if account.is_killed then return add_views({'short', now_text}, accounts) end
+  end
+  return {'error', now_text, 'the amounts ' .. ARGV[7] .. ' are more than an account can hold'}
 end
 if not cap or is_short(accounts, amounts, amounts) then
   return add_views({'short', now_text}, accounts)
@@ -39,11 +45,12 @@ end
 local deadline = ARGV[5] == '' and '+inf' or string.format('%.6f', now + tonumber(ARGV[5]))
 save_hold(ARGV[3], {
   state = 'held', grant = grant, owner = ARGV[4], deadline = deadline, keys = keys, let_past = let_past, call = ARGV[6],
-  number = string.format('%d', redis.call('HINCRBY', KEYS[1], 'holds', 1)),
+  number = redis.call('HINCRBY', KEYS[1], 'holds', 1),
 })
-redis.call('ZADD', prefix .. 'held', deadline, ARGV[3])
 if ARGV[5] == '' then
   redis.call('SADD', prefix .. 'o:' .. ARGV[4], ARGV[3])
   redis.call('ZADD', prefix .. 'owners', now_text, ARGV[4])
+else
+  redis.call('ZADD', prefix .. 'held', deadline, ARGV[3])
 end
 return add_views({'held', now_text, grant, ''}, accounts)

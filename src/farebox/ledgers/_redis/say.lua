@@ -19,6 +19,7 @@ else
     local on_top = widen(account.top_up or {0, 0, 0})
     widen(amounts)
     for i = 1, 3 do on_top[i] = on_top[i] + amounts[i] end
+    if account.mark == ' ' then account.mark = '+' end
     save_account(account)
     redis.call('HSET', account.key, 'top_up', write_list(on_top))
   else
