@@ -201,6 +201,10 @@ def read_each(each: str | Sequence[Any] | None, each_missing: EachMissing) -> tu
             raise ValueError(
                 f"{said} can't have an account per {name}, which is no tag; tag the calls with another name, or use where="
             )
+        if name in UNITS:
+            raise ValueError(
+                f"{said}: {name} is a word of set_limit() and top_up(), which choose accounts by tag; use another"
+            )
     if not 1 <= len(names) <= _MOST_EACH or not all(names):
         raise ValueError(f"{said} is no list of tags; name 1 to {_MOST_EACH} of them: each=['tenant', 'user_id']")
     if len(set(names)) != len(names):

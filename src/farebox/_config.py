@@ -266,6 +266,8 @@ def _changes_of(
     for word, given in (("keep", keep), ("clock", clock)):
         if given is not None and ledger is None:
             raise ValueError(f"{word}={given!r} is about a ledger; write configure(ledger=..., {word}=...)")
+    if keep is not None and not isinstance(keep, str):
+        raise TypeError(f"keep={keep!r} is a {type(keep).__name__}; write keep='90d'")
     keep_seconds = None if keep is None else read_span(keep, f"keep={keep!r}")
     if ledger is not None:
         opened = _open(ledger, clock)

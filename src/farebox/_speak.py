@@ -143,11 +143,20 @@ def exceeded(call: Call, speaker: Speaker, short: Shortfall, path: str, rung: fl
 def killed(call: Call, speaker: Speaker, short: Shortfall, path: str) -> BudgetExceeded:
     """The error of a call under a budget that a person has switched off."""
     budget, unit = speaker.budget, short.unit
-    tags = "".join(f", {name}={value!r}" for name, value in speaker.tags.items())
-    lines = [f"farebox.unkill({budget.name!r})", *([f"farebox.unkill({budget.name!r}{tags})"] if tags else [])]
+    unkill, tags = (
+        f"farebox.unkill({budget.name!r}",
+        ", ".join(f"{name}={value!r}" for name, value in speaker.tags.items()),
+    )
+    remedy = f"{unkill})"
+    if len(speaker.tags) == 1:
+        remedy += f" or {unkill}, {tags}), as it was killed,"
+    elif tags:
+        remedy += f", with those of {tags} that it was killed with,"
+    else:
+        remedy += ", as it was killed,"
     return BudgetExceeded(
         f"budget {budget.name!r}{speaker.period} was killed, so {_what(call)} was not called; "
-        f"{' or '.join(lines)}, as it was killed, lets it go on\n"
+        f"{remedy} lets it go on\n"
         f"  scope: {path or '-'}; spent {show(unit, short.spent)}, reserved {show(unit, short.reserved)}",
         budget=budget.name,
         scope=path,

@@ -17,6 +17,7 @@ import attrs
 from farebox import _config
 from farebox._budget import Budget, in_unit
 from farebox._budget_words import CountLimit, UsdLimit, read_limits
+from farebox._call import read_tags
 from farebox._keys import Key, control_key, read_key, stem_prefix
 from farebox._standing import terms_at
 from farebox._windows import Period
@@ -255,15 +256,19 @@ def _known(budget: str, state: _config.State, tags: Mapping[str, object]) -> tup
         )
     known = next((one for one in state.standing if one.name == budget), None)
     chosen = _texts(tags)
-    if known is None and not state.ledger.accounts(stem_prefix(budget)):
+    seen = [] if known is not None else [read_key(key) for key, _ in state.ledger.accounts(stem_prefix(budget))]
+    if known is None and not seen:
         names = sorted({one.name for one in state.standing})
         raise ValueError(
             f"no budget {budget!r} is known here, and the ledger has no account of one; "
             + (f"budgets of this process: {', '.join(names)}" if names else "configure(budgets=[...]) first")
         )
+    each = (
+        known.each if known is not None else sorted({tag for parts in seen if parts is not None for tag in parts.tags})
+    )
     for name in chosen:
-        if known is not None and name not in known.each:
-            goes_by = f"goes by {', '.join(known.each)}" if known.each else "has one account for all"
+        if name not in each:
+            goes_by = f"goes by {', '.join(each)}" if each else "has one account for all"
             raise ValueError(f"{name}={chosen[name]!r} chooses no account of budget {budget!r}, which {goes_by}")
     return known, chosen
 
@@ -294,7 +299,15 @@ def _accounts(budget: str, state: _config.State, tags: Mapping[str, object]) -> 
 
 
 def _texts(tags: Mapping[str, object]) -> dict[str, str]:
-    return {name: str(value) for name, value in tags.items()}
+    """The tags as calls have them.
+
+    Raises:
+        ValueError: None, which is the tag of no call.
+    """
+    for name, value in tags.items():
+        if value is None:
+            raise ValueError(f"{name}=None chooses no account; give the value of the tag, or leave it out for all")
+    return dict(read_tags(tags))
 
 
 def _entry_id() -> str:

@@ -815,7 +815,7 @@ class LedgerContract:
         assert dict(ledger.accounts("plan/")) == {
             "plan/a%": View(held, 100),
             "plan/b_": View(held, 100),
-            "plan/c": View(Balance(spent_usd_nanos=3)),  # what was never held has no limit that the ledger knows
+            "plan/c": View(Balance(spent_usd_nanos=3), 100),  # what was only charged is known as well
         }
         ledger.settle(1, 5, 0)
         ledger.control("1", "plan", Control(limit_usd_nanos=50, is_killed=True))

@@ -138,7 +138,10 @@ def open_that_settles_anew(url: str, clock: Callable[[], float] | None) -> Sqlit
     ],
 )
 def test_the_audit_finds_a_ledger_that_is_wrong(tmp_path: Path, opener: str, law: str) -> None:
-    holds, said = audited(f"sqlite:///{tmp_path}/wrong.db", 3.0, opener)
+    for attempt in range(4):  # a race is not lost each time, least of all on a busy machine
+        holds, said = audited(f"sqlite:///{tmp_path}/wrong{attempt}.db", 3.0, opener)
+        if not holds:
+            break
     assert not holds, said
     assert f"\n  {law} " in said, said
 

@@ -85,7 +85,7 @@ def test_other_paths_are_not_metered(provider: Provider, path: str) -> None:
         *({"model": value} for value in (None, "", 5, ["m"], b"m")),
         *({"messages": value} for value in (None, [], "hi", {}, {"role": "user"}, 5, b"hi")),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "name", repr(value)),
 )
 @BOTH
 def test_a_malformed_body_is_none_of_ours(provider: Provider, wrong: dict[str, Any]) -> None:
@@ -185,7 +185,7 @@ HOUR = {"type": "ephemeral", "ttl": "1h"}
         ({"cache_control": {**EPHEMERAL, "ttl": "7d"}}, "1h"),
         ({"cache_control": None}, "none"),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "name", repr(value)),
 )
 def test_the_longest_lived_cache_that_a_message_asks_for_is_known(parameters: dict[str, Any], lifetime: str) -> None:
     assert read(ANTHROPIC, **parameters).cache_write == lifetime
@@ -499,7 +499,7 @@ def test_a_picture_counts_for_the_model_that_is_sent(sent_model: str, more: int)
         (ANTHROPIC, {"type": "container_upload", "file_id": "file_1"}, "container_upload"),
         (ANTHROPIC, {"type": "hologram", "source": {}}, "a part of an unknown type"),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "name", repr(value)),
 )
 def test_what_nobody_can_bound_is_named(provider: Provider, part: dict[str, Any], name: str) -> None:
     model = "gpt-4o" if provider is OPENAI else "claude-opus-5-5"
@@ -606,7 +606,7 @@ def test_audio_that_is_referred_to_by_its_id_has_its_maximum() -> None:
         ({"type": "bash_20250124"}, ()),
         ({"name": "web_search", "input_schema": {}}, ()),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "name", repr(value)),
 )
 def test_a_tool_that_runs_without_limit_at_the_provider_is_named(tool: dict[str, Any], name: tuple[str, ...]) -> None:
     assert read(ANTHROPIC, tools=[{"name": "t", **tool}]).unbounded == name
@@ -622,7 +622,7 @@ def test_a_tool_that_runs_without_limit_at_the_provider_is_named(tool: dict[str,
         (ANTHROPIC, {"context_management": {"edits": [{"type": "compact_20260112"}]}}, "context_management"),
         (ANTHROPIC, {"fallbacks": [{"model": "m"}]}, "fallbacks"),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "name", repr(value)),
 )
 def test_parameters_that_add_input_out_of_sight_are_named(
     provider: Provider, parameters: dict[str, Any], name: str
@@ -708,7 +708,7 @@ def test_parameters_that_add_input_out_of_sight_are_named(
             "images files citations",
         ),
     ],
-    ids=repr,
+    ids=lambda value: getattr(value, "name", repr(value)),
 )
 def test_what_a_request_needs_of_its_model_is_known(
     provider: Provider, parameters: dict[str, Any], features: str

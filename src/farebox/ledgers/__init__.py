@@ -415,4 +415,4 @@ def open_ledger(url: str, **options: Any) -> Ledger:
     # Only the scheme is named: the rest of a URL may hold a password.
     choices = ", ".join(f"{name}://" for name in sorted({*_BUILT_IN, *found}))
     shown = f"{scheme}://" if separator else "a URL without a scheme"
-    raise ValueError(f"no ledger is known for {shown}; choose one of {choices}")
+    raise ValueError(f"no ledger is known for {shown}; choose one of {choices}, such as sqlite:///farebox.db")

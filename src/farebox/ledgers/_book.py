@@ -192,6 +192,7 @@ class Book:
         if short is not None:
             return short
         grant = Grant(held.cap, held.usd_nanos + usd, held.tokens + tokens, held.calls)
+        check_amounts(*grant[1:])
         changes: dict[Any, Any] = {hold_id: (HELD, grant, accounts, owner, call, deadline, let_in_by, let_past)}
         for key, account in {account.key: account for account in accounts}.items():
             su, ru, du, st, rt, dt, sc, rc, dc, *others = self.entries[key]
@@ -347,13 +348,13 @@ class Book:
         in_force = self.terms.in_force(accounts)
         changes: dict[Any, Any] = {}
         for account in accounts:
-            su, ru, du, st, rt, dt, sc, rc, dc, *others = self.entries.get(account.key, EMPTY)
+            su, ru, du, st, rt, dt, sc, rc, dc, open_holds, on_top, _ = self.entries.get(account.key, EMPTY)
             limits = limits_of(account, in_force)
             changes[account.key] = (
                 *(max(0, su + usd), ru, du + past(su + ru, usd, limits[0])),
                 *(max(0, st + tokens), rt, dt + past(st + rt, tokens, limits[1])),
                 *(max(0, sc + calls), rc, dc + past(sc + rc, calls, limits[2])),
-                *others,
+                *(open_holds, on_top, account),
             )
         return changes
 

@@ -355,6 +355,7 @@ class Batch:
                 open_holds,
             )
         _check_fits(changes)
+        self._books.see(accounts)
         return changes
 
     def _expire(self, asked: op.Expire) -> None:

@@ -309,7 +309,7 @@ class Books:
             self._changed_keys.add(key)
 
     def see(self, accounts: Iterable[Account]) -> None:
-        """Remember the limits of accounts that were held."""
+        """Remember the limits of accounts that were held or charged."""
         for account in accounts:
             standing = self.standings.get(account.key, UNSEEN)
             limits = account.limit_usd_nanos, account.limit_tokens, account.limit_calls

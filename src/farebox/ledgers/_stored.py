@@ -419,7 +419,12 @@ class StoredLedger(Ledger):
             short=answer,
         )
         if not self._line.park(waiter, (self._open, self._views)):
-            return answer
+            # The answer may be that of one in line, from before: nothing it was about need be held by now.
+            try:
+                return ask(need)
+            except LedgerUnavailable:
+                self._end(hold_id, (0, 0, 0), None, is_released=True)
+                raise
         self._keeper.ring()
         return waiter
 
@@ -466,9 +471,9 @@ class StoredLedger(Ledger):
             self._pause_seconds = min(_LONGEST_PAUSE_SECONDS, max(_FIRST_PAUSE_SECONDS, 2 * self._pause_seconds))
             return self._pause_seconds
         self._pause_seconds = 0.0
-        if self._retired_at is not None and time.monotonic() - self._retired_at > _RETIRE_SECONDS:
-            if not self._open and not self._expected:
-                self.close()
+        is_over = not self._open and not self._expected
+        if self._retired_at is not None and is_over and time.monotonic() - self._retired_at > _RETIRE_SECONDS:
+            self.close()
         if self._line.tickets or (has_traffic and self._queue.is_filled):
             return _SERVE_SECONDS
         return _HEARTBEAT_SECONDS if self._retired_at is None else _RETIRE_SECONDS

@@ -88,7 +88,7 @@ local function load_accounts(first, count)
   return accounts
 end
 
--- Writes an account down; what it is used with only where `notes_terms`: it is held then.
+-- Writes an account down; what it is used with only where `notes_terms`: it is held or charged then.
 local function save_account(account, notes_terms)
   account.now_text = write_packed(account.now)
   if notes_terms then account.noted = account.terms end

@@ -13,7 +13,7 @@ for _, account in ipairs(accounts) do
     holds[3 * i] = holds[3 * i] + over
     holds[3 * i - 2] = larger(number(0), holds[3 * i - 2] + amounts[i])
   end
-  save_account(account)
+  save_account(account, true)
 end
 -- As a hold that ended, so that a reserve of the same id is answered.
 local grant = write_list({number(0), amounts[1], amounts[2], amounts[3]})
