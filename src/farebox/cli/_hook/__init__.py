@@ -1,0 +1,1 @@
+"""A folder that `farebox run` puts first on PYTHONPATH."""
