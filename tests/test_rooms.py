@@ -102,7 +102,17 @@ ROOMS = {
     "types": Room("names for annotations", rooms("_call _estimate _frames _instrument _report _reserve _status")),
     "telemetry": Room("a sink subscribes to the bus like anybody's", RECORDS | rooms("signals")),
     "testing": Room("stands outside: its bill judges ours, so they share no code", later=rooms("__init__")),
-    "cli": Room("stands outside like a user", RECORDS | rooms("__init__")),
+    "testing_plugin": Room(
+        "what pytest hangs on farebox: budgets around tests, ledgers under them, and sums of what they cost",
+        BUDGETS | rooms("__init__ _scope _frames _instrument _report _buckets _rows _tally testing"),
+    ),
+    "cli": Room(
+        "stands outside like a user; `later`, in `_doors` and `_armed`: what no public name gives yet",
+        RECORDS | rooms("__init__"),
+        later=rooms("export testing providers ledgers _settings _windows _config _report _instrument"),
+        typed=rooms("types prices _settings"),
+    ),
+    "__main__": Room("the command, as `python -m farebox`", rooms("cli")),
     "gateway": Room("stands outside like a user, and speaks a provider's JSON", RECORDS | rooms("__init__ signals providers")),
 }  # fmt: skip
 
@@ -150,6 +160,8 @@ MODULES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def room_of(module: str) -> str:
+    if module.startswith(("testing.plugin", "testing._plugin_")):
+        return "testing_plugin"
     return module.partition(".")[0]
 
 

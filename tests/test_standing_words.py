@@ -320,7 +320,10 @@ def test_no_limit_and_a_limit_of_nothing_have_no_rungs() -> None:
     assert [rung.threshold(limit) for limit in (NO_LIMIT, 0)] == [None, None]
 
 
-@given(st.decimals(0, 1, allow_nan=False).filter(lambda share: share >= Decimal("1e-30")) | st.floats(1e-9, 1), st.integers(1, NO_LIMIT - 1))
+@given(
+    st.decimals(0, 1, allow_nan=False).filter(lambda share: share >= Decimal("1e-30")) | st.floats(1e-9, 1),
+    st.integers(1, NO_LIMIT - 1),
+)
 def test_a_rung_is_the_smallest_amount_that_is_its_share(share: Any, limit: int) -> None:
     (rung,) = rungs({share: print}, usd=1)
     with localcontext(prec=2):  # the program's own, which is none of our business
