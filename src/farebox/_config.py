@@ -145,6 +145,7 @@ def _rebuild() -> None:
 def _open(url: str, clock: Callable[[], float] | None = None) -> Ledger:
     ledger = open_ledger(url, form=FORM) if clock is None else open_ledger(url, form=FORM, clock=clock)
     # Exit handlers run last in, first out: what finalizers left is settled before the ledger writes all it has.
+    atexit.unregister(signals.settle_late_calls)
     atexit.register(signals.settle_late_calls)
     return ledger
 

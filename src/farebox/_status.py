@@ -146,13 +146,9 @@ def set_limit(
             budget with several periods.
         LedgerUnavailable: the ledger did not answer; nothing changed.
     """
-    written: dict[Unit, UsdLimit | CountLimit | None] = {"usd": usd, "tokens": tokens, "calls": calls}
-    given = {unit: limit for unit, limit in written.items() if limit is not None}
-    if not given:
-        raise ValueError(f"set_limit({budget!r}) changes nothing; give usd=, tokens= or calls=")
+    given, plain = _given(usd, tokens, calls, f"set_limit({budget!r}) changes nothing")
     state = _config.state()
     known, chosen = _known(budget, state, tags)
-    plain = [unit for unit, limit in given.items() if not isinstance(limit, Mapping)]
     if plain and known is not None and len(known.terms) > 1:
         raise ValueError(
             f"{plain[0]}={given[plain[0]]!r}: budget {budget!r} has a limit per "
@@ -208,13 +204,9 @@ def top_up(
     Raises:
         ValueError: no amount given, a bad one, no such account.
     """
-    written: dict[Unit, UsdLimit | CountLimit | None] = {"usd": usd, "tokens": tokens, "calls": calls}
-    given = {unit: limit for unit, limit in written.items() if limit is not None}
-    if not given:
-        raise ValueError(f"top_up({budget!r}) adds nothing; give usd=, tokens= or calls=")
+    given, plain = _given(usd, tokens, calls, f"top_up({budget!r}) adds nothing")
     state = _config.state()
     accounts = _accounts(budget, state, tags)
-    plain = [unit for unit, limit in given.items() if not isinstance(limit, Mapping)]
     if plain and len({period for period, _ in accounts}) > 1:
         periods = sorted({period for period, _ in accounts})
         raise ValueError(
@@ -239,6 +231,21 @@ def reset(budget: str, /, **tags: object) -> None:
     state = _config.state()
     for _, account in _accounts(budget, state, tags):
         state.ledger.reset(_entry_id(), account)
+
+
+def _given(
+    usd: UsdLimit | None, tokens: CountLimit | None, calls: CountLimit | None, fault: str
+) -> tuple[dict[Unit, UsdLimit | CountLimit], list[Unit]]:
+    """What was given of the three, and which of it by no period.
+
+    Raises:
+        ValueError: nothing was given, which is the `fault`.
+    """
+    written: dict[Unit, UsdLimit | CountLimit | None] = {"usd": usd, "tokens": tokens, "calls": calls}
+    given = {unit: limit for unit, limit in written.items() if limit is not None}
+    if not given:
+        raise ValueError(f"{fault}; give usd=, tokens= or calls=")
+    return given, [unit for unit, limit in given.items() if not isinstance(limit, Mapping)]
 
 
 def _known(budget: str, state: _config.State, tags: Mapping[str, object]) -> tuple[Budget | None, dict[str, str]]:
