@@ -395,7 +395,7 @@ def test_what_this_very_thread_holds_is_not_waited_for(
     error = attempt(lambda: ride.ask(client))
     assert isinstance(error, BudgetExceeded)
     assert error.kind == "contended"
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10  # and not thirty
     assert list(stream)
     nothing_is_held()
 

@@ -231,7 +231,7 @@ def test_block_and_wait_refuse_what_no_longer_fits_and_send_nothing(
     assert trip.error.response is None
     assert report().total.refused_calls == 1
     settled_as_billed(trip, provider)
-    assert time.monotonic() - began < 5  # a scope's limit has no window: there is nothing to wait for
+    assert time.monotonic() - began < 20  # a scope's limit has no window: there is nothing to wait for
 
 
 @every_way

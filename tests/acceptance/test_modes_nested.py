@@ -135,7 +135,7 @@ def test_an_exhausted_budget_says_so_again_without_waiting(ride: Ride, provider:
             nested(ride, client, budget(usd=0, on_exceed=on(mode)), budget(usd=5), times=5)
     assert not provider.requests
     assert tight.spent_usd == report().total.usd == 0
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20  # once would be thirty seconds
 
 
 def test_several_units_of_one_budget_all_hold(ride: Ride, provider: Any, client: Any) -> None:

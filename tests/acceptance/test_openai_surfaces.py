@@ -29,7 +29,6 @@ from tests.acceptance.rides import (
 
 pytestmark = [
     pytest.mark.usefixtures("metered"),
-    pytest.mark.filterwarnings("ignore:The model:DeprecationWarning"),  # the SDK's own, for old models
 ]
 
 TEXT = "hello there, how are you?"  # 25 bytes: 7 tokens

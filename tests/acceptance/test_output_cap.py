@@ -21,7 +21,6 @@ from tests.acceptance.test_modes import PRICES
 
 pytestmark = [
     pytest.mark.usefixtures("metered"),
-    pytest.mark.filterwarnings("ignore:The model:DeprecationWarning"),  # the SDK's own, for old models
     pytest.mark.filterwarnings("ignore::farebox.errors.CutAnswerWarning"),
 ]
 

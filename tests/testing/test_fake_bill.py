@@ -14,8 +14,6 @@ from openai import OpenAI
 
 from farebox.testing import Answer, FakeProvider, FixedClock, Price
 
-DEPRECATED = pytest.mark.filterwarnings("ignore:The model:DeprecationWarning")  # the SDK's own, for old models
-
 HELLO: Any = [{"role": "user", "content": "hello"}]
 
 
@@ -45,7 +43,6 @@ BY_HAND = {
 }
 
 
-@DEPRECATED
 def test_every_model_is_charged_as_by_hand(
     provider: FakeProvider, openai_client: OpenAI, anthropic_client: Anthropic
 ) -> None:
@@ -63,7 +60,6 @@ def test_every_model_is_charged_as_by_hand(
     assert bill.calls == len(BY_HAND)
 
 
-@DEPRECATED
 def test_a_long_prompt_is_charged_at_its_own_price(provider: FakeProvider, anthropic_client: Anthropic) -> None:
     for input_tokens in (200_000, 200_001):
         provider.answer(input_tokens=input_tokens, output_tokens=10)

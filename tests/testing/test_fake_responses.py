@@ -14,8 +14,6 @@ from openai import AsyncOpenAI, OpenAI
 
 from farebox.testing import FakeProvider
 
-pytestmark = pytest.mark.filterwarnings("ignore:The model:DeprecationWarning")  # the SDK's own, for old models
-
 # "hello" is 2 tokens of text, 3 of the message, 3 of the template
 WEATHER: Any = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
 

@@ -202,7 +202,7 @@ class Server:
                 message = {"error": {"message": f"the fake provider broke: {error!r}", "type": "server_error"}}
                 connection.answer_json(500, {"connection": "close", "x-should-retry": "false"}, message)
         finally:
-            with self._lock:
-                self._open.pop(sock, None)
             stream.close()
             sock.close()
+            with self._lock:  # last: stop() waits for whom it finds there
+                self._open.pop(sock, None)
