@@ -49,10 +49,12 @@ class Keeper:
     def ring(self) -> None:
         if self._thread is None and not self._is_dismissed and not sys.is_finalizing():
             self._start()
+        if not self._bell.locked():
+            return  # it rings already
         try:
             self._bell.release()
         except RuntimeError:
-            pass  # it rings already
+            pass  # another thread has rung it meanwhile
 
     def dismiss(self) -> None:
         """Have the thread end."""

@@ -6,14 +6,18 @@ exception, as the contract says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from threading import Lock
+from typing import Any, Final
 
 import attrs
 
 from farebox.ledgers import Account, Answer, Control, Grant, Need, View
 from farebox.ledgers._fitting import Amounts
 from farebox.ledgers._views import Glance
+
+NO_VIEWS: Final[Mapping[str, View]] = {}
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -24,9 +28,8 @@ class Operation:
     error: BaseException | None = None
     #: Whether somebody waits for it; what nobody waits for is given again until it is done.
     is_awaited: bool = True
-
-    def is_answered(self) -> bool:
-        return self.is_done or self.error is not None
+    #: A lock as a bell, rung by `release`; None where nobody waits for it.
+    bell: Lock | None = None
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -47,7 +50,7 @@ class Reserve(Operation):
     call: Any
     answer: Answer | None = None
     is_over: bool = False
-    views: dict[str, View] | dict[str, Glance] = attrs.field(factory=dict)
+    views: Mapping[str, View] | Mapping[str, Glance] = NO_VIEWS
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -171,6 +174,11 @@ def unique(accounts: Iterable[Account]) -> tuple[Account, ...]:
     Raises:
         ValueError: a key that is no text.
     """
+    return _unique(tuple(accounts))
+
+
+@lru_cache(maxsize=4_096)  # by identity: accounts do not change, and most are used again together
+def _unique(accounts: tuple[Account, ...]) -> tuple[Account, ...]:
     found: dict[str, Account] = {}
     for account in accounts:
         if not isinstance(account.key, str):

@@ -49,8 +49,6 @@ class Queue:
         self._store = store
         self._when_done = when_done
         self._waiting: deque[Operation] = deque()
-        #: Locks as bells: rung by `release`, of operations somebody waits for.
-        self._bells: dict[Operation, threading.Lock] = {}
         #: About how many came together lately, where several threads did.
         self._company = 0
         self._has_dropped = False
@@ -86,19 +84,16 @@ class Queue:
         Raises:
             LedgerUnavailable: the store did not answer.
         """
-        bell = threading.Lock()
+        bell = operation.bell = threading.Lock()
         bell.acquire()
         try:
-            self._bells[operation] = bell
             self._waiting.append(operation)
-            while not operation.is_answered():
+            while not operation.is_done and operation.error is None:
                 if not self._try_to_apply(operation):
                     bell.acquire(timeout=_LOOK_SECONDS)
         except BaseException:
             operation.is_awaited = False  # interrupted: nobody reads its answer, but it may be on its way
             raise
-        finally:
-            self._bells.pop(operation, None)
         if operation.error is not None:
             raise operation.error
 
@@ -126,7 +121,7 @@ class Queue:
             got.extend(map(lock.acquire, (False,)))
             if got[0]:
                 error = self._apply_some()
-                if error is not None and not asked.is_answered():
+                if error is not None and not asked.is_done and asked.error is None:
                     asked.error = error
         finally:
             if got and got[0]:
@@ -137,18 +132,11 @@ class Queue:
 
     def _ring_first(self) -> None:
         """After the lock was given back: it is the turn of the first who waits."""
-        for operation in list(self._waiting):
-            if operation in self._bells:
-                self._ring(operation)
+        # Mostly nobody does; what is only queued stands before them.
+        for operation in list(self._waiting) if self._waiting else ():
+            if operation.bell is not None and operation.is_awaited:
+                _ring(operation.bell)
                 return
-
-    def _ring(self, operation: Operation) -> None:
-        bell = self._bells.get(operation)
-        if bell is not None:
-            try:
-                bell.release()
-            except RuntimeError:
-                pass  # it rings already
 
     def flush(self, timeout: float | None) -> bool:
         """As `catch_up`, trying for `timeout` seconds at most; False where something is left."""
@@ -202,7 +190,8 @@ class Queue:
             self._company = max(self._company - 1, len(batch) if is_shared else 0)
         for operation in batch:
             operation.is_done = True
-            self._ring(operation)
+            if operation.bell is not None:
+                _ring(operation.bell)
         self.rounds += 1
         self._has_dropped = False
         self._when_done(batch)
@@ -214,10 +203,18 @@ class Queue:
             for operation in list(self._waiting):
                 if operation.is_awaited:
                     operation.error = error
-                    self._ring(operation)
+                    _ring(operation.bell)
         for operation in reversed(batch):
             if error is not None and operation.is_awaited:
                 operation.error = error
-                self._ring(operation)
+                _ring(operation.bell)
             else:
                 self._waiting.appendleft(operation)
+
+
+def _ring(bell: threading.Lock | None) -> None:
+    if bell is not None and bell.locked():
+        try:
+            bell.release()
+        except RuntimeError:
+            pass  # another thread has rung it meanwhile

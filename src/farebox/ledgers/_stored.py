@@ -55,6 +55,7 @@ _PRUNE_SECONDS: Final = 3_600.0
 _RETIRE_SECONDS: Final = 2.0
 #: How often to look for dead processes when money is short, and to try again for those who wait.
 _SWEEP_SECONDS, _SERVE_SECONDS = 1.0, 0.05
+_NOBODY: Final[frozenset[str]] = frozenset()
 #: Operations after which money may have come free.
 _MAKES_ROOM: Final = (op.End, op.Expire, op.Adjust, op.SayControl, op.TopUp, op.Reset)
 
@@ -144,7 +145,7 @@ class StoredLedger(Ledger):
         # Known before it is asked for: whoever is interrupted can release it by id.
         hold = self._open.setdefault(hold_id, Hold(accounts=unique, owner=owner, call=call))
         answer = self._ask_for(hold_id, unique, need, call, forced, ttl_seconds)
-        if is_contended(answer) and time.monotonic() - self._swept_at > _SWEEP_SECONDS:
+        if type(answer) is not Grant and is_contended(answer) and time.monotonic() - self._swept_at > _SWEEP_SECONDS:
             # What dead processes hold is spent, and no use waiting for.
             self.expire()
             answer = self._ask_for(hold_id, unique, need, call, forced, ttl_seconds)
@@ -166,10 +167,10 @@ class StoredLedger(Ledger):
         ttl_seconds: float | None,
     ) -> Answer:
         asked = op.Reserve(
-            hold_id=self._name(hold_id),
+            hold_id=f"{self._owner}{hold_id:x}",
             accounts=accounts,
             need=need,
-            forced=frozenset(account.key for account in forced),
+            forced=frozenset(account.key for account in forced) if forced else _NOBODY,
             ttl_seconds=ttl_seconds,
             call=call,
         )
@@ -195,7 +196,7 @@ class StoredLedger(Ledger):
             hold_id=self._name(hold_id),
             usd_nanos=usd_nanos,
             tokens=tokens,
-            forced=frozenset(account.key for account in forced),
+            forced=frozenset(account.key for account in forced) if forced else _NOBODY,
             accounts=hold.accounts,
         )
         self._submit(asked)
@@ -217,14 +218,17 @@ class StoredLedger(Ledger):
         self.release(hold_id, row)
 
     def _end(self, hold_id: int, amounts: tuple[int, int, int], row: Any, *, is_released: bool) -> bool:
-        self._line.leave(hold_id)
+        if self._line.tickets:
+            self._line.leave(hold_id)
         hold = self._open.pop(hold_id, None)
         if hold is None:
             return False
-        self._queue_up(op.End(hold_id=self._name(hold_id), amounts=amounts, row=row, is_released=is_released))
-        if hold.grant is not None:
-            self._views.settle(hold.accounts, hold.grant, amounts)
-        return hold.grant is not None
+        name = f"{self._owner}{hold_id:x}"
+        self._queue_up(op.End(hold_id=name, amounts=amounts, row=row, is_released=is_released))
+        if hold.grant is None:
+            return False
+        self._views.settle(hold.accounts, hold.grant, amounts)
+        return True
 
     def charge(
         self, hold_id: int, accounts: Sequence[Account], usd_nanos: int, tokens: int, calls: int = 1, row: Any = None

@@ -11,6 +11,7 @@ from farebox.ledgers import Account, Balance, Grant, View
 from farebox.ledgers._fitting import Amounts
 
 _MOST_SEEN: Final = 10_000
+_tuple = tuple.__new__
 
 
 class Glance(NamedTuple):
@@ -52,27 +53,24 @@ class Views(Mapping[str, View]):
 
     def see(self, views: Mapping[str, View] | Mapping[str, Glance]) -> None:
         """Take note of how accounts are now."""
-        self._seen.update(views)
-        while len(self._seen) > _MOST_SEEN:
-            self._seen.pop(next(iter(self._seen)), None)
+        seen = self._seen
+        seen.update(views)
+        while len(seen) > _MOST_SEEN:
+            seen.pop(next(iter(seen)), None)
 
     def settle(self, accounts: Iterable[Account], grant: Grant, amounts: Amounts) -> None:
         """Take note of a hold that this process has settled, which the store will be told."""
+        _, held_usd, held_tokens, held_calls = grant
+        usd, tokens, calls = amounts
         for account in accounts:
-            seen = self._seen.get(account.key)
-            if seen is not None:
-                self._seen[account.key] = _settled(
-                    seen if isinstance(seen, Glance) else Glance.of(seen), grant, amounts
-                )
-
-
-def _settled(seen: Glance, grant: Grant, amounts: Amounts) -> Glance:
-    _, held_usd, held_tokens, held_calls = grant
-    usd, tokens, calls = amounts
-    su, ru, du, st, rt, dt, sc, rc, dc = seen.numbers[:9]
-    numbers = (
-        *(su + usd, max(0, ru - held_usd), du),
-        *(st + tokens, max(0, rt - held_tokens), dt),
-        *(sc + calls, max(0, rc - held_calls), dc),
-    )
-    return Glance(numbers, seen.limits, seen.is_killed)
+            key = account.key
+            seen = self._seen.get(key)
+            if seen is None:
+                continue
+            numbers, limits, is_killed = seen if isinstance(seen, Glance) else Glance.of(seen)
+            su, ru, du, st, rt, dt, sc, rc, dc = numbers[:9]
+            ru, rt, rc = ru - held_usd, rt - held_tokens, rc - held_calls
+            if ru < 0 or rt < 0 or rc < 0:
+                ru, rt, rc = max(0, ru), max(0, rt), max(0, rc)
+            now = (su + usd, ru, du, st + tokens, rt, dt, sc + calls, rc, dc)
+            self._seen[key] = _tuple(Glance, (now, limits, is_killed))
