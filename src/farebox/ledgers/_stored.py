@@ -223,8 +223,7 @@ class StoredLedger(Ledger):
         hold = self._open.pop(hold_id, None)
         if hold is None:
             return False
-        name = f"{self._owner}{hold_id:x}"
-        self._queue_up(op.End(hold_id=name, amounts=amounts, row=row, is_released=is_released))
+        self._queue_up(op.End(hold_id=self._name(hold_id), amounts=amounts, row=row, is_released=is_released))
         if hold.grant is None:
             return False
         self._views.settle(hold.accounts, hold.grant, amounts)
