@@ -81,10 +81,12 @@ ROOMS = {
     "_bodies": Room("the form of a request; knows no vendor and no call"),
     "_pending": Room("calls that are answered later; knows nobody who answers", rooms("_call")),
     "_streams": Room("an SDK's plumbing; budgets are behind the bus", rooms("errors _call signals providers _bodies _pending")),
-    "_seam": Room("as above", rooms("errors _call signals providers _bodies _pending _streams")),
+    "_patches": Room("what the seams share", rooms("errors _call signals providers _streams")),
+    "_seam": Room("as above", rooms("_call signals providers _bodies _pending _streams _patches")),
     "_instrument": Room(
         "as above, and the scope that one client brings along",
-        rooms("errors _call signals providers _seam _threads _imports _frames _scope"),
+        rooms("errors _call signals providers _patches _threads _imports _frames _scope"),
+        later=rooms("_seam"),
     ),
     "_buckets": Room("what times are called in a zone", rooms("ledgers _windows")),
     "_report": Room(

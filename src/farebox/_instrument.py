@@ -5,27 +5,29 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from types import TracebackType
 from typing import Any, Final, Never, TypeVar, overload
 
 from farebox import _imports, _threads, signals
 from farebox._frames import Frame
+from farebox._patches import CLIENT_MARK, Patches
 from farebox._scope import budget, track
-from farebox._seam import CLIENT_MARK, Seam
 from farebox.providers import find_provider, provider_names
 
 C = TypeVar("C")
 
-_seams: dict[str, Seam] = {}
+_seams: dict[str, Patches] = {}
 _lock = threading.RLock()
 _handles: list[Instrumentation] = []
-_NO_MARK: Final = object()
+#: The seams by the kind of SDK that a provider names.
+_KINDS: Final = {"stainless": "farebox._seam:Seam"}
 
 
 class Instrumentation:
     """What `instrument()` returns: `undo()` takes back only its own; also a context manager."""
 
-    def __init__(self, seams: list[Seam], carries_threads: bool) -> None:
+    def __init__(self, seams: list[Patches], carries_threads: bool) -> None:
         self._seams = seams
         self._carries_threads = carries_threads
         self._is_on = True
@@ -145,36 +147,38 @@ def uninstrument(client: Any = None) -> None:
                 _handles[-1].undo()
             return
         seam = _seam_of(client)
-        if client.__dict__.pop(CLIENT_MARK, _NO_MARK) is not _NO_MARK:
-            for name in ("copy", "with_options"):
-                client.__dict__.pop(name, None)
-            if client in seam.clients:
-                seam.clients.discard(client)
-                if not seam.clients:
-                    seam.carries_threads = False
-                    _threads.stop_carrying()
-                _release(seam)
+        target = seam.target(client)
+        if seam.unmark(target) and target in seam.clients:
+            seam.clients.discard(target)
+            if not seam.clients:
+                seam.carries_threads = False
+                _threads.stop_carrying()
+            _release(seam)
 
 
-def _seam(name: str) -> Seam:
+def _seam(name: str) -> Patches:
     if name not in _seams:
         if name not in provider_names():
             raise ValueError(f"only={name!r} is no provider; choose from {', '.join(map(repr, provider_names()))}")
-        _seams[name] = Seam(find_provider(name))
+        provider = find_provider(name)
+        kind = getattr(provider, "seam", "stainless")
+        if kind not in _KINDS:
+            raise ValueError(f"provider {name!r} has seam={kind!r}; choose from {', '.join(map(repr, _KINDS))}")
+        module, _, cls = _KINDS[kind].partition(":")
+        _seams[name] = getattr(import_module(module), cls)(provider)
     return _seams[name]
 
 
-def _release(seam: Seam) -> None:
+def _release(seam: Patches) -> None:
     if not seam.is_used:
         _imports.no_longer(seam.module, seam.install)
         seam.uninstall()
 
 
-def _seam_of(client: Any) -> Seam:
+def _seam_of(client: Any) -> Patches:
     seams = [_seam(name) for name in provider_names()]
     for seam in seams:
-        module = sys.modules.get(seam.module)
-        if module is not None and isinstance(client, tuple(seam.bases(module))):
+        if seam.module in sys.modules and seam.is_client(client):
             return seam
     known = ", ".join(f"{seam.module}.{name}" for seam in seams for name in seam.provider.clients)
     raise TypeError(f"{type(client).__name__} is no client that farebox knows; pass one of {known}")
@@ -193,27 +197,14 @@ def _client_frame(tags: Mapping[str, object] | None, budgets: list[budget], kept
 
 def _instrument_client(client: Any, tags: Mapping[str, object] | None, budgets: list[budget]) -> Any:
     seam = _seam_of(client)
+    target = seam.target(client)
     signals.instrumented.send(seam.provider.name)
-    frame = _client_frame(tags, budgets, client.__dict__.get(CLIENT_MARK))
+    frame = _client_frame(tags, budgets, target.__dict__.get(CLIENT_MARK))
     seam.install()
-    if client not in seam.clients:
+    if target not in seam.clients:
         if not seam.carries_threads:
             seam.carries_threads = True
             _threads.carry_into_threads()
-        seam.clients.add(client)
-    _mark(client, frame)
+        seam.clients.add(target)
+    seam.mark(target, frame)
     return client
-
-
-def _mark(client: Any, frame: Frame | None, original: Any = None) -> None:
-    """Meter a client and, by functions on the instance, what is copied from it.
-
-    A copy keeps its original alive, and is metered as long as that one is.
-    """
-
-    def copy(*args: Any, **kwargs: Any) -> Any:
-        copied = type(client).copy(client, *args, **kwargs)
-        _mark(copied, frame, original or client)
-        return copied
-
-    client.__dict__.update({CLIENT_MARK: frame, "copy": copy, "with_options": copy})

@@ -8,39 +8,28 @@ of the same classes, and belong to a call by its `options.post_parser`, which ev
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 import json
-import logging
 import posixpath
 import sys
-import weakref
-from collections.abc import Callable
 from typing import Any, Final
 
 from farebox import _pending, signals
 from farebox._bodies import copied, is_plain, parsed, read_body
 from farebox._call import Call
+from farebox._patches import CLIENT_MARK, Link, Patches, failed, incompatible, never_sent
 from farebox._streams import end_call, leave_pending, read_answer, watch_response, watch_stream
-from farebox.errors import IncompatibleSDK
 from farebox.providers import Provider, without_iterators
 
-_logger = logging.getLogger("farebox")
-
-#: Attribute of a client that is metered by itself.
-CLIENT_MARK: Final = "_farebox"
 _ADDRESS_MARK: Final = "_farebox_address"
 _MOST_ADDRESSES: Final = 64
-#: Errors of httpx and httpx2 after which nothing can have reached the provider.
-_NEVER_SENT: Final = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "InvalidURL"})
-_MOST_PARENTS: Final = 10
 
 
-class Link:
-    """Ties the attempts and the answer of a request to its call; the `post_parser` of its options."""
+class ParserLink(Link):
+    """Ties the attempts and the answer of a request to its call as the `post_parser` of its options."""
 
-    __slots__ = ("answer", "call", "previous", "provider")
+    __slots__ = ("previous",)
 
     def __init__(self, call: Call, provider: Provider, previous: Any) -> None:
         self.call = call
@@ -72,22 +61,11 @@ def _look_for_stream(kind: type) -> bool:
     return found
 
 
-class Seam:
-    """The patched classes of one SDK, and whether calls through them are metered now."""
+class Seam(Patches):
+    """The patched classes of an SDK as Stainless makes them."""
 
-    def __init__(self, provider: Provider) -> None:
-        self.provider = provider
-        self.module = provider.sdk
-        #: How many `instrument()` meter all clients, and the clients that were instrumented by themselves.
-        self.is_global = 0
-        self.clients: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.carries_threads = False
-        #: Requests under way: their attempts must be seen to the end.
-        self.open: dict[Link, None] = {}
-        #: Types of the sentinels that stand for a parameter which was not given.
-        self.omitted: frozenset[type] = frozenset()
-        self._unread: set[type] = set()
-        self._patched: list[tuple[type, str, Any, Any]] = []
+    #: Types of the sentinels that stand for a parameter which was not given.
+    omitted: frozenset[type] = frozenset()
 
     def install(self) -> None:
         """Wrap the SDK's base clients, once.
@@ -111,29 +89,26 @@ class Seam:
         """The classes of the SDK that send, sync and async."""
         return [_base_client(module, name) for name in self.provider.clients]
 
-    def uninstall(self) -> None:
-        """Unwrap what nobody has wrapped over; the rest stays below as a pass-through.  Waits for requests under way."""
-        if self.open:
-            return
-        kept = []
-        for cls, name, original, ours in self._patched:
-            if vars(cls).get(name) is ours:
-                setattr(cls, name, original)
-            else:
-                kept.append((cls, name, original, ours))
-        self._patched = kept
+    def is_client(self, client: Any) -> bool:
+        return isinstance(client, tuple(self.bases(sys.modules[self.module])))
 
-    def _patch(self, cls: type, name: str, wrap: Callable[[Any], Any]) -> None:
-        original = vars(cls)[name]
-        for entry in self._patched:
-            if entry[:2] == (cls, name):
-                if _is_below(original, entry[3]):
-                    return
-                self._patched.remove(entry)  # another tool has put back what was there before us
-                break
-        ours = functools.wraps(original)(wrap(original))
-        setattr(cls, name, ours)
-        self._patched.append((cls, name, original, ours))
+    def mark(self, target: Any, frame: Any, original: Any = None) -> None:
+        """Meter a client and, by functions on the instance, what is copied from it.
+
+        A copy keeps its original alive, and is metered as long as that one is.
+        """
+
+        def copy(*args: Any, **kwargs: Any) -> Any:
+            copied = type(target).copy(target, *args, **kwargs)
+            self.mark(copied, frame, original or target)
+            return copied
+
+        target.__dict__.update({CLIENT_MARK: frame, "copy": copy, "with_options": copy})
+
+    def unmark(self, target: Any) -> bool:
+        for name in ("copy", "with_options"):
+            target.__dict__.pop(name, None)
+        return super().unmark(target)
 
     def _sync_request(self, original: Any) -> Any:
         def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
@@ -151,7 +126,7 @@ class Seam:
                 result = original(client, cast_to, options, *args, **kwargs)
                 self.take(link, result)
             except BaseException as error:
-                _failed(link, error)
+                failed(link, error)
                 raise
             finally:
                 self.open.pop(link, None)
@@ -178,7 +153,7 @@ class Seam:
                 result = await original(client, cast_to, options, *args, **kwargs)
                 self.take(link, result)
             except BaseException as error:
-                _failed(link, error)
+                failed(link, error)
                 raise
             finally:
                 self.open.pop(link, None)
@@ -188,7 +163,9 @@ class Seam:
 
         return request
 
-    def begin(self, client: Any, options: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any], Link, Call] | None:
+    def begin(
+        self, client: Any, options: Any, kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any], ParserLink, Call] | None:
         """The options to send, the body in them, and the call that they make; None where it is not metered.
 
         The options are a copy of the caller's, which may be shared by others.
@@ -196,7 +173,7 @@ class Seam:
         if not self.is_global and CLIENT_MARK not in client.__dict__:
             return None
         previous = options.post_parser
-        if type(previous) is Link or options.method.lower() != "post":
+        if type(previous) is ParserLink or options.method.lower() != "post":
             return None  # it counts already, should ours have been wrapped over and put on top again; or it is free
         body = options.json_data
         if type(body) is not dict or options.extra_json:
@@ -217,17 +194,7 @@ class Seam:
         call.is_stream = call.is_stream or bool(kwargs.get("stream"))
         call.timeouts = (options.timeout, client.timeout)
         call.client_frame = client.__dict__.get(CLIENT_MARK)
-        return options, body, Link(call, self.provider, previous), call
-
-    def retire(self) -> None:
-        """A request has come back: the last one out takes down what was undone meanwhile."""
-        if not self.is_used and not self.open:
-            self.uninstall()
-
-    @property
-    def is_used(self) -> bool:
-        """Whether anybody asks for calls to be metered here."""
-        return self.is_global > 0 or len(self.clients) > 0
+        return options, body, ParserLink(call, self.provider, previous), call
 
     def readable(self, options: Any, body: dict[str, Any]) -> dict[str, Any]:
         """`body` without what is not sent, and without iterators: they are read once, here, and sent as lists."""
@@ -239,12 +206,6 @@ class Seam:
         if kept is not given:
             options.__dict__.update(json_data=kept, extra_json=None)
         return kept
-
-    def leave_unread(self, error: Exception) -> None:
-        """Say once that there are requests nobody can read."""
-        if type(error) not in self._unread:
-            self._unread.add(type(error))
-            _logger.error("a %s request could not be read (%s) and is not metered", self.module, type(error).__name__)
 
     def rewrite(self, options: Any, body: dict[str, Any], link: Link) -> None:
         """Put on the options what was decided, and the link; never into a dict of the user's."""
@@ -314,43 +275,11 @@ class Seam:
             end_call(call, "completed")
 
 
-def _is_below(function: Any, ours: Any) -> bool:
-    """Whether a call of `function` comes by ours, as far as wrappers tell."""
-    for _ in range(_MOST_PARENTS):
-        if function is ours:
-            return True
-        function = getattr(function, "__wrapped__", None)
-    return False
-
-
-def _failed(link: Link, error: BaseException) -> None:
-    """The request raised: refused, never sent, answered with an error, or nobody knows."""
-    call = link.call
-    if call.outcome != "open":
-        if call.plan is not None:
-            signals.settle_late(call)  # interrupted while it was being paid
-        return
-    if link.answer is not None and not call.activity:
-        # The answer came and was billed; a parser of the caller's or the SDK's did not like it.
-        read_answer(call, link.provider, link.answer)
-        end_call(call, "completed", error)
-    elif not call.is_sent and not isinstance(error, GeneratorExit):
-        end_call(call, "vetoed", error)
-    elif isinstance(error, GeneratorExit):
-        # Collected while it waited, maybe in the middle of a ledger's operation: take no lock.
-        call.outcome = "unknown" if call.is_sent else "vetoed"
-        signals.settle_late(call)
-    elif _is_unbilled(call, error):
-        end_call(call, "failed", error)
-    else:
-        end_call(call, "unknown", error)
-
-
 def _count_attempts(original: Any) -> Any:
     def _build_request(client: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
         request = original(client, options, *args, **kwargs)
         link = options.post_parser
-        if type(link) is Link:
+        if type(link) is ParserLink:
             call = link.call
             call.attempts += 1
             call.is_sent = True
@@ -363,9 +292,9 @@ def _ask_before_retry(original: Any) -> Any:
     # Returns what the original returns, which an async client awaits.
     def _sleep_for_retry(client: Any, *args: Any, **kwargs: Any) -> Any:
         link = kwargs["options"].post_parser
-        if type(link) is Link:
+        if type(link) is ParserLink:
             call = link.call
-            is_dead = kwargs.get("response") is None and not _never_sent(sys.exc_info()[1])
+            is_dead = kwargs.get("response") is None and not never_sent(sys.exc_info()[1])
             call.dead_attempts += is_dead
             # Not before the dead are counted: who is interrupted here is charged too much, not too little.
             call.retried_attempts = call.attempts
@@ -380,23 +309,6 @@ def _ask_before_retry(original: Any) -> Any:
         return await original(client, *args, **kwargs)
 
     return _sleep_for_retry
-
-
-def _is_unbilled(call: Call, error: BaseException) -> bool:
-    """Whether the last attempt can't have been billed: answered with an error status, never sent, or not tried again."""
-    if any(cls.__name__ == "APIStatusError" for cls in type(error).__mro__):
-        return True
-    return call.attempts == call.retried_attempts or _never_sent(error)
-
-
-def _never_sent(error: BaseException | None) -> bool:
-    for _ in range(_MOST_PARENTS):
-        if error is None:
-            return False
-        if any(cls.__name__ in _NEVER_SENT for cls in type(error).__mro__):
-            return True
-        error = error.__cause__
-    return False
 
 
 def _request_id(headers: Any) -> str:
@@ -429,7 +341,7 @@ def _base_client(module: Any, name: str) -> Any:
     for cls in getattr(client, "__mro__", ()):
         if "request" in vars(cls):
             return cls
-    raise _incompatible(module, f"{name} has no `request`")
+    raise incompatible(module, f"{name} has no `request`")
 
 
 def _owner(cls: type, name: str) -> type:
@@ -439,23 +351,16 @@ def _owner(cls: type, name: str) -> type:
 def _check(module: Any, base: Any) -> None:
     taken = list(inspect.signature(base.request).parameters)
     if taken[:3] != ["self", "cast_to", "options"]:
-        raise _incompatible(module, f"`request` of {base.__name__} takes {taken[:3]}")
+        raise incompatible(module, f"`request` of {base.__name__} takes {taken[:3]}")
     for name in ("_build_request", "_sleep_for_retry"):
         function = getattr(base, name, None)
         if function is None or "options" not in inspect.signature(function).parameters:
-            raise _incompatible(module, f"{base.__name__} has no `{name}` that takes options")
+            raise incompatible(module, f"{base.__name__} has no `{name}` that takes options")
     options: Any = getattr(sys.modules[base.__module__], "FinalRequestOptions", None)
     known = getattr(options, "model_fields", {})
     for name in ("method", "url", "json_data", "extra_json", "post_parser", "timeout"):
         if name not in known:
-            raise _incompatible(module, f"FinalRequestOptions has no `{name}`")
+            raise incompatible(module, f"FinalRequestOptions has no `{name}`")
     for name in ("Stream", "AsyncStream"):
         if not hasattr(getattr(module, name, None), "__stream__"):
-            raise _incompatible(module, f"{name} has no `__stream__`")
-
-
-def _incompatible(module: Any, what: str) -> IncompatibleSDK:
-    return IncompatibleSDK(
-        f"{module.__name__} {getattr(module, '__version__', '?')} is not as farebox knows it: {what}; nothing was "
-        f"instrumented\n  install a supported version: pip install 'farebox[{module.__name__}]'"
-    )
+            raise incompatible(module, f"{name} has no `__stream__`")

@@ -31,7 +31,11 @@ class StreamReader(Protocol):
 
 
 class Provider(Protocol):
-    """How one vendor's requests and answers are read and rewritten."""
+    """How one vendor's requests and answers are read and rewritten.
+
+    A provider whose SDK is not built like OpenAI's and Anthropic's names the kind of its plumbing as `seam`, one of those
+    that `_instrument` knows.
+    """
 
     #: OpenTelemetry GenAI name, such as "openai": the `sender` on the bus.
     name: str

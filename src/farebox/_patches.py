@@ -1,0 +1,189 @@
+"""What the seams of all SDKs share: classes that are wrapped once and put back, and how a request that raised has ended.
+
+Each kind of SDK has a seam of its own, such as `_seam` for those of OpenAI and Anthropic; a provider says which one its SDK
+needs.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
+
+from farebox import signals
+from farebox._call import Call
+from farebox._streams import end_call, read_answer
+from farebox.errors import IncompatibleSDK
+from farebox.providers import Provider
+
+_logger = logging.getLogger("farebox")
+
+#: Attribute of a client that is metered by itself.
+CLIENT_MARK: Final = "_farebox"
+#: Errors of httpx, httpx2, requests and aiohttp after which nothing can have reached the provider.
+_NEVER_SENT: Final = frozenset(
+    ("ConnectError ConnectTimeout PoolTimeout UnsupportedProtocol InvalidURL "
+     "NewConnectionError ConnectTimeoutError ClientConnectorError").split()
+)  # fmt: skip
+_MOST_PARENTS: Final = 10
+_NO_MARK: Final = object()
+
+
+class Link:
+    """Ties the attempts and the answer of a request to its call."""
+
+    __slots__ = ("answer", "call", "provider")
+
+    #: Class of the SDK's errors that an answer with an error status becomes.
+    status_error: ClassVar[str] = "APIStatusError"
+
+    def __init__(self, call: Call, provider: Provider) -> None:
+        self.call = call
+        self.provider = provider
+        self.answer: Any = None
+
+
+class Patches:
+    """The patched classes of one SDK, and whether calls through them are metered now."""
+
+    def __init__(self, provider: Provider) -> None:
+        self.provider = provider
+        self.module = provider.sdk
+        #: How many `instrument()` meter all clients, and the clients that were instrumented by themselves.
+        self.is_global = 0
+        self.clients: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.carries_threads = False
+        #: Requests under way: their attempts must be seen to the end.
+        self.open: dict[Link, None] = {}
+        self._unread: set[type] = set()
+        self._patched: list[tuple[type, str, Any, Any]] = []
+
+    def install(self) -> None:
+        """Wrap the SDK's classes, once.
+
+        Raises:
+            IncompatibleSDK: a seam is missing or looks different; nothing was changed.
+        """
+        raise NotImplementedError
+
+    def is_client(self, client: Any) -> bool:
+        """Whether this is a client of the SDK, which has been imported."""
+        raise NotImplementedError
+
+    def target(self, client: Any) -> Any:
+        """The object that sends a client's requests, and that a mark is put on."""
+        return client
+
+    def mark(self, target: Any, frame: Any) -> None:
+        """Meter what `target` sends by itself, in the scope `frame` that it brings along."""
+        target.__dict__[CLIENT_MARK] = frame
+
+    def unmark(self, target: Any) -> bool:
+        """Take back `mark`; whether there was one."""
+        return target.__dict__.pop(CLIENT_MARK, _NO_MARK) is not _NO_MARK
+
+    def uninstall(self) -> None:
+        """Unwrap what nobody has wrapped over; the rest stays below as a pass-through.  Waits for requests under way."""
+        if self.open:
+            return
+        kept = []
+        for cls, name, original, ours in self._patched:
+            if vars(cls).get(name) is ours:
+                setattr(cls, name, original)
+            else:
+                kept.append((cls, name, original, ours))
+        self._patched = kept
+
+    def retire(self) -> None:
+        """A request has come back: the last one out takes down what was undone meanwhile."""
+        if not self.is_used and not self.open:
+            self.uninstall()
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anybody asks for calls to be metered here."""
+        return self.is_global > 0 or len(self.clients) > 0
+
+    def leave_unread(self, error: Exception) -> None:
+        """Say once that there are requests nobody can read."""
+        if type(error) not in self._unread:
+            self._unread.add(type(error))
+            _logger.error("a %s request could not be read (%s) and is not metered", self.module, type(error).__name__)
+
+    def _patch(self, cls: type, name: str, wrap: Callable[[Any], Any]) -> None:
+        original = vars(cls)[name]
+        for entry in self._patched:
+            if entry[:2] == (cls, name):
+                if _is_below(original, entry[3]):
+                    return
+                self._patched.remove(entry)  # another tool has put back what was there before us
+                break
+        ours = functools.wraps(original)(wrap(original))
+        setattr(cls, name, ours)
+        self._patched.append((cls, name, original, ours))
+
+
+def _is_below(function: Any, ours: Any) -> bool:
+    """Whether a call of `function` comes by ours, as far as wrappers tell."""
+    for _ in range(_MOST_PARENTS):
+        if function is ours:
+            return True
+        function = getattr(function, "__wrapped__", None)
+    return False
+
+
+def failed(link: Link, error: BaseException) -> None:
+    """The request raised: refused, never sent, answered with an error, or nobody knows."""
+    call = link.call
+    if call.outcome != "open":
+        if call.plan is not None:
+            signals.settle_late(call)  # interrupted while it was being paid
+        return
+    if link.answer is not None and not call.activity:
+        # The answer came and was billed; a parser of the caller's or the SDK's did not like it.
+        read_answer(call, link.provider, link.answer)
+        end_call(call, "completed", error)
+    elif not call.is_sent and not isinstance(error, GeneratorExit):
+        end_call(call, "vetoed", error)
+    elif isinstance(error, GeneratorExit):
+        # Collected while it waited, maybe in the middle of a ledger's operation: take no lock.
+        call.outcome = "unknown" if call.is_sent else "vetoed"
+        signals.settle_late(call)
+    elif _is_unbilled(link, error):
+        end_call(call, "failed", error)
+    else:
+        end_call(call, "unknown", error)
+
+
+def _is_unbilled(link: Link, error: BaseException) -> bool:
+    """Whether the last attempt can't have been billed: answered with an error status, never sent, or not tried again."""
+    if is_named(error, link.status_error):
+        return True
+    return link.call.attempts == link.call.retried_attempts or never_sent(error)
+
+
+def is_named(error: BaseException, name: str) -> bool:
+    """Whether an error is of a class of that name, or of one below it."""
+    return any(cls.__name__ == name for cls in type(error).__mro__)
+
+
+def never_sent(error: BaseException | None) -> bool:
+    """Whether it is certain that a request which raised `error` has not reached the provider."""
+    for _ in range(_MOST_PARENTS):
+        if error is None:
+            return False
+        if any(cls.__name__ in _NEVER_SENT for cls in type(error).__mro__):
+            return True
+        error = error.__cause__
+    return False
+
+
+def incompatible(module: Any, what: str) -> IncompatibleSDK:
+    """The error for an SDK whose seams are not where they were."""
+    extra = module.__name__.partition(".")[0]
+    return IncompatibleSDK(
+        f"{module.__name__} {getattr(module, '__version__', '?')} is not as farebox knows it: {what}; nothing was "
+        f"instrumented\n  install a supported version: pip install 'farebox[{extra}]'"
+    )
