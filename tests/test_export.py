@@ -66,6 +66,8 @@ def read_csv(text: str) -> list[CallRecord]:
                 fields[name] = Usage(*map(int, buckets)) if any(buckets) else None
             elif name == "tags":
                 fields[name] = json.loads(cell)
+            elif name == "accounts":
+                fields[name] = tuple(json.loads(cell))
             elif name == "is_stream":
                 fields[name] = {"true": True, "false": False}[cell]
             elif type(getattr(calls()[0], name)) is str:
@@ -85,6 +87,7 @@ def read_json(text: str) -> list[CallRecord]:
                 fields[name] = datetime.fromisoformat(value)
             elif value is not None and name in ("usd", "bound_usd"):
                 fields[name] = Decimal(value)
+        fields["accounts"] = tuple(fields["accounts"])
         fields["usage"] = None if fields["usage"] is None else Usage(**fields["usage"])
         records.append(CallRecord(**fields))
     return records

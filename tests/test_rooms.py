@@ -92,6 +92,7 @@ ROOMS = {
     "_report": Room(
         "asks the ledger; changes nothing", RECORDS | rooms("signals ledgers _windows _buckets _tally _config")
     ),
+    "corrections": Room("puts right what a call cost", RECORDS | rooms("_report _rows _tally _config")),
     "export": Room("as above, line by line", RECORDS | rooms("_report")),
     "_status": Room("what a person asks and says of standing budgets", BUDGETS | rooms("_keys _standing")),
     "_record": Room("puts on the books what no SDK saw", BUDGETS | rooms("_scope _standing _plan _speak")),
@@ -111,7 +112,7 @@ ROOMS = {
     "cli": Room(
         "stands outside like a user; `later`, in `_doors` and `_armed`: what no public name gives yet",
         RECORDS | rooms("__init__"),
-        later=rooms("export testing providers ledgers _settings _windows _config _report _instrument"),
+        later=rooms("corrections export testing providers ledgers _settings _windows _keys _config _report _instrument"),
         typed=rooms("types prices _settings"),
     ),
     "__main__": Room("the command, as `python -m farebox`", rooms("cli")),

@@ -108,6 +108,10 @@ class _Progress:
     # What is decided.
     tags: Mapping[str, str] = EMPTY_TAGS
     scope: str = ""
+    #: Keys of the accounts of standing budgets that it is charged to.
+    accounts: tuple[str, ...] = ()
+    #: Of corrections only, which are no calls.
+    adjustment_id: str = ""
     sent_model: str = ""
     #: Output cap that farebox sends; None where the request goes out as it came.
     sent_cap: int | None = None
@@ -284,7 +288,7 @@ class Call(_Said):
 class CallRecord:
     """One call as the ledger keeps it.  Instants are aware UTC datetimes, tokens are disjoint buckets in `usage`.
 
-    Where `outcome` is "corrected" it is a correction by hand: `usd` and the tokens charged are signed.
+    Where `outcome` is "corrected" it is a correction by hand: `usd` and the tokens charged are signed, `doubt` says why.
     """
 
     call_id: str
@@ -328,6 +332,10 @@ class CallRecord:
     system_bytes: int
     tools_bytes: int
     last_message_bytes: int
+    #: Keys of the accounts of standing budgets that it was charged to, and corrections of it are.
+    accounts: tuple[str, ...] = ()
+    #: Of a correction: the id that it was made under, so that it is made once.
+    adjustment_id: str = ""
 
     @classmethod
     def of(cls, call: Call) -> CallRecord:

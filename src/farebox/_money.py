@@ -7,7 +7,7 @@ once, upwards.
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation, Overflow
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, InvalidOperation, Overflow
 from typing import Final
 
 NANOS_PER_USD: Final = 1_000_000_000
@@ -52,6 +52,19 @@ def to_nanos(value: UsdLike, name: str = "usd") -> int:
     """Nanodollars of an amount of USD, rounded up."""
     scaled = _EXACT.multiply(to_decimal(value, name), Decimal(NANOS_PER_USD))
     return int(scaled.to_integral_value(rounding=ROUND_CEILING, context=_EXACT))
+
+
+def to_signed_nanos(value: UsdLike, name: str = "usd") -> int:
+    """Nanodollars of a change of an amount, which may be negative, rounded up: a cost is never made too small.
+
+    Raises:
+        TypeError, ValueError: as `to_decimal`, but for the sign.
+    """
+    text = str(value).strip()
+    if isinstance(value, bool) or not text.startswith("-"):
+        return to_nanos(value, name)
+    scaled = _EXACT.multiply(to_decimal(text[1:], name), Decimal(NANOS_PER_USD))
+    return -int(scaled.to_integral_value(rounding=ROUND_FLOOR, context=_EXACT))
 
 
 def to_usd(nanos: int) -> Decimal:

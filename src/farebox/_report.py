@@ -365,6 +365,14 @@ def find_calls(since: Since = None, where: Mapping[str, str] | None = None) -> I
     return find(_config.state().ledger)
 
 
+def find_call(call_id: str) -> list[CallRecord]:
+    """The call of that id, ended or in flight, and corrections of it; [] where it is not kept."""
+    signals.settle_late_calls()
+    ledger = _config.state().ledger
+    in_flight = [_record(call) for call, _ in ledger.in_flight() if getattr(call, "call_id", None) == call_id]
+    return [_record(row) for row in ledger.rows_of(call_id)] or in_flight
+
+
 def _record(row: Call | CallRecord) -> CallRecord:
     return CallRecord.of(row) if isinstance(row, Call) else row
 

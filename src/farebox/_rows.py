@@ -60,7 +60,11 @@ _PLAIN: Final[dict[str, Any]] = {
     "system_bytes": 0,
     "tools_bytes": 0,
     "last_message_bytes": 0,
+    "accounts": (),
+    "adjustment_id": "",
 }
+#: The last of them, as most calls have them: left out of the text.
+_NO_MORE: Final = ((), "")
 _plain = attrgetter(*_PLAIN)
 _EPOCH: Final = from_micros(0)
 _MICRO: Final = timedelta(microseconds=1)
@@ -81,6 +85,7 @@ def dump(row: Call | CallRecord) -> str:
         started = to_micros(row.started_at_seconds)
         ended = None if ended_at is None else to_micros(ended_at)
         first = None if first_at is None else to_micros(first_at)
+    plain = _plain(row)
     return _encode(
         (
             _FORMAT,
@@ -92,7 +97,7 @@ def dump(row: Call | CallRecord) -> str:
             row.bound_usd_nanos,
             row.usage,
             dict(row.tags),
-            *_plain(row),
+            *(plain[:-2] if plain[-2:] == _NO_MORE else plain),
         )
     )
 
@@ -109,6 +114,7 @@ def load(text: str) -> CallRecord:
     _, call_id, started, ended, first, usd_nanos, bound_usd_nanos, usage, tags = values[: _LEADING + 1]
     plain = dict(_PLAIN)
     plain.update(zip(_PLAIN, values[_LEADING + 1 :], strict=False))
+    plain["accounts"] = tuple(plain["accounts"])
     return CallRecord(
         call_id=call_id,
         started_at=from_micros(started),
@@ -129,6 +135,11 @@ def _micros(instant: datetime | None) -> int | None:
 def sum_of(row: Call | CallRecord) -> Sum:
     """What a row comes to: its `Amount`, at the second it began in."""
     return Sum("second", int(row.started_at_seconds), place(row), amount(row))
+
+
+def id_of(row: Call | CallRecord) -> str:
+    """The id of its call; a correction has that of the call it corrects."""
+    return row.call_id
 
 
 def coarser(span: Span, starts_at: int, where: Hashable) -> tuple[Span, int, Hashable]:
@@ -178,7 +189,14 @@ def presumed(call: Call | CallRecord, grant: Grant) -> CallRecord:
 
 
 def correction_of(
-    record: CallRecord, usd_nanos: int, *, input_tokens: int = 0, output_tokens: int = 0, at: datetime
+    record: CallRecord,
+    usd_nanos: int,
+    *,
+    input_tokens: int = 0,
+    output_tokens: int = 0,
+    at: datetime,
+    why: str = "",
+    adjustment_id: str = "",
 ) -> CallRecord:
     """The row of a correction by hand: signed amounts, put where and when the call belongs that they correct."""
     return attrs.evolve(
@@ -190,6 +208,8 @@ def correction_of(
         charged_input_tokens=input_tokens,
         charged_output_tokens=output_tokens,
         cost_source="manual",
+        doubt=why,
+        adjustment_id=adjustment_id,
         bound_usd=to_usd(0),
         bound_tokens=0,
         attempts=0,
@@ -200,6 +220,7 @@ def correction_of(
 #: How every ledger of this process is told about calls.
 FORM: Final = RowForm(
     sum_of=sum_of,
+    id_of=id_of,
     coarser=coarser,
     dump=dump,
     load=load,

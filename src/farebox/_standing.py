@@ -140,6 +140,7 @@ def join(frame: Frame | None, call: Call, state: _config.State) -> Frame:
             speakers.append(speaker)
             joined.standing_accounts = (*joined.standing_accounts, speaker.account)
         joined.heed(budget, budget.limit_usd_nanos != NO_LIMIT or budget.limit_tokens != NO_LIMIT)
+    call.accounts = tuple([account.key for account in joined.standing_accounts])
     joined._outer_budgets = (*joined._outer_budgets, *speakers)
     return joined
 

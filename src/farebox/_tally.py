@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from farebox._call import Call, CallRecord
+
+#: The decision of a correction that says what a call cost whose model has no price.
+PRICED: Final = "priced"
 
 
 class Place(NamedTuple):
@@ -41,7 +44,9 @@ def amount(row: Call | CallRecord) -> Amount:
     if outcome in ("refused", "vetoed"):
         return Amount(refused_calls=1)
     if outcome == "corrected":
-        return Amount(usd_nanos or 0, 0, 0, row.charged_input_tokens, row.charged_output_tokens)
+        # The call was counted when it ended; if it had no price then, it has one now.
+        unpriced_calls = -int(row.decision == PRICED)
+        return Amount(usd_nanos or 0, 0, 0, row.charged_input_tokens, row.charged_output_tokens, unpriced_calls)
     return Amount(
         usd_nanos=usd_nanos or 0,
         calls=1,

@@ -77,7 +77,7 @@ def _cells(record: CallRecord) -> Iterator[Any]:
         value = getattr(record, name)
         if name == "usage":
             yield from value or [""] * len(Usage._fields)
-        elif name == "tags":
+        elif name in ("tags", "accounts"):
             yield json.dumps(value)
         elif isinstance(value, bool):
             yield "true" if value else "false"

@@ -68,6 +68,52 @@ def test_what_can_not_be_multiplied_is_said_in_words(command: Command, ledger: U
     assert "charged 0.00002 USD by manual of the program; what is installed here has no price" in said
 
 
+def test_a_call_is_adjusted_and_explained_with_its_corrections(command: Command, ledger: Use) -> None:
+    ledger(budgets=[farebox.budget("org", usd="0.01", per="ever")])
+    spend()
+    (call,) = farebox.calls()
+    assert command(
+        "adjust", call.call_id, "--usd", "-0.0015", "--why", "credit note 7", "--id", "7"
+    ).stdout.splitlines() == [
+        f"{call.call_id}: corrected by -0.0015 USD, and comes to 0.0045 USD and 1500 tokens",
+        "",
+        "budget  for  per   unit   spent  reserved  remaining  limit  used  debt  starts again",
+        "org     -    ever  usd   0.0045         0     0.0055   0.01   45%     0  -",
+    ]
+    again = command("adjust", call.call_id, "--usd", "-0.0015", "--id", "7")
+    assert again.stdout == f"{call.call_id}: nothing to change, it comes to 0.0045 USD and 1500 tokens\n"
+    found = json.loads(command("adjust", call.call_id, "--usd", "=0.02", "--tokens", "+5", "--json").stdout)
+    assert (found["is_changed"], found["usd"], found["tokens"]) == (True, "0.02", 1_505)
+    assert (found["correction"]["usd"], found["correction"]["outcome"]) == ("0.0155", "corrected")
+    (row,) = farebox.status("org")
+    assert (str(row.spent), str(row.debt)) == ("0.02", "0.01")
+    said = command("explain", call.call_id).stdout.splitlines()
+    assert [line.partition(": ")[2] for line in said if line.startswith("corrected by hand")] == [
+        "-0.0015 USD (credit note 7)",
+        "+0.0155 USD and +5 tokens",
+    ]
+    assert said[-1] == "in all 0.02 USD"
+
+
+def test_an_adjustment_that_can_not_be_made_is_one_line_and_a_code(
+    command: Command, inside: Inside, ledger: Use
+) -> None:
+    ledger()
+    spend()
+    (call,) = farebox.calls()
+    for words, code, said in [
+        (["nope", "--usd", "+1"], 3, "no call 'nope' is kept in sqlite:///"),
+        ([call.call_id, "--usd", "-1"], 2, "cost 0.006 USD; 1.00 less would be less than nothing"),
+        ([call.call_id, "--usd", "1"], 2, "may mean two things; write +1 for so much more, or =1 for what it cost"),
+        ([call.call_id, "--tokens", "+some"], 2, "'+some' is no whole number"),
+        ([call.call_id], 2, "say how much: --usd or --tokens"),
+    ]:
+        ended, out, err = inside("adjust", *words)
+        assert (ended, out, len(err.splitlines())) == (code, "", 1), err
+        assert said in err
+    assert len(farebox.calls()) == 1
+
+
 def test_a_stream_that_was_dropped_is_explained_as_estimated(command: Command, ledger: Use, provider: Any) -> None:
     from openai import OpenAI
 

@@ -453,6 +453,32 @@ class LedgerContract:
         ledger.adjust("by hand", [trip], 50, 0, 0)
         assert ledger.balance(trip).debt_usd_nanos == 10
 
+    def test_an_account_that_is_adjusted_by_its_key_goes_by_the_limits_it_was_last_held_under(
+        self, ledger: Ledger
+    ) -> None:
+        trip = account(limit_usd_nanos=100, controls=("plan",))
+        ledger.reserve(1, [trip], fixed(60))
+        ledger.settle(1, 60, 0)
+        assert ledger.adjust("invoice", [trip.key, "nobody", trip.key.upper()], 30, 3, 0)
+        assert not ledger.adjust("invoice", [trip.key], 30, 3, 0)
+        assert ledger.balance(trip) == Balance(spent_usd_nanos=90, spent_tokens=3, spent_calls=1)
+        ledger.control("1", "plan", Control(limit_usd_nanos=95))
+        assert ledger.adjust("another", [trip.key], 8, 0, 0)
+        spent = Balance(spent_usd_nanos=98, debt_usd_nanos=3, spent_tokens=3, spent_calls=1)
+        assert ledger.accounts("key of") == [(trip.key, View(spent, 95))]  # and nobody else
+        assert kind_of(ledger.reserve(2, [trip], fixed(1))) == "exhausted"
+        assert ledger.adjust("refund", [trip.key], -50, 0, 0)
+        assert kind_of(ledger.reserve(2, [trip], fixed(40))) == "granted"
+
+    def test_an_account_whose_window_is_over_can_be_adjusted_by_its_key(self, ledger: Ledger, wall: FixedClock) -> None:
+        old = account("old", limit_usd_nanos=100, starts_at=NOON, ends_at=NOON + 3_600)
+        wall.now = NOON
+        ledger.reserve(1, [old], fixed(20))
+        ledger.settle(1, 20, 0)
+        wall.now = NOON + 86_400
+        assert ledger.adjust("refund", [old.key], -5, 0, 0)
+        assert ledger.view(old) == View(Balance(spent_usd_nanos=15, spent_calls=1), 100)
+
     @pytest.mark.parametrize("wrong", [-1, 2**63, 0.5, "1", None])
     def test_an_amount_that_is_none_is_refused_before_anything_changes(self, ledger: Ledger, wrong: Any) -> None:
         trip = account()
@@ -911,6 +937,20 @@ class LedgerContract:
         self.fill(ledger, now)
         assert [row[2] for row in ledger.rows(dearest_first=True)] == [40, 30, 20, 10, 5, 2, 1]
         assert [row[2] for row in ledger.rows(NOON + 51, dearest_first=True)] == [40, 20, 5, 2, 1]
+
+    def test_the_rows_of_one_call_are_found_by_its_id(self, ledger: Ledger, wall: FixedClock) -> None:
+        wall.now = NOON
+        for hold_id in range(2, 1_200):  # more than a page
+            ledger.add_row((NOON, f"other {hold_id}", 1))
+        ledger.reserve(1, (), fixed(5), call=(NOON, "search", 0))
+        assert ledger.rows_of("search") == []  # it is in flight
+        ledger.settle(1, 5, 0, row=(NOON, "search", 5))
+        ledger.add_row((NOON, "a search", 7))
+        ledger.adjust("refund", (), -2, 0, 0, row=(NOON, "search", -2))
+        assert ledger.rows_of("search") == [(NOON, "search", 5), (NOON, "search", -2)]
+        assert ledger.rows_of("nobody") == ledger.rows_of("sear") == []
+        ledger.prune(NOON + 1)
+        assert ledger.rows_of("search") == []
 
     @pytest.mark.parametrize("grain", ["hour", "day", "ever"])
     @pytest.mark.parametrize("east", [0, 9, 5.75, -3.5])

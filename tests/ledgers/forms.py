@@ -19,6 +19,11 @@ def sum_of(row: Row) -> Sum:
     return Sum("second", int(began_at), place, (usd_nanos, 1))
 
 
+def id_of(row: Row) -> str:
+    """Its place, for want of anything else."""
+    return row[1]
+
+
 def coarser(span: Span, starts_at: int, place: Hashable) -> tuple[Span, int, Hashable]:
     """In time first, then in place: all places are one in the end."""
     if span in ("second", "quarter"):
@@ -43,6 +48,7 @@ def presumed(call: Any, grant: Grant) -> Row:
 
 FORM = RowForm(
     sum_of=sum_of,
+    id_of=id_of,
     coarser=coarser,
     dump=json.dumps,
     load=load,

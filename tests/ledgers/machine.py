@@ -40,7 +40,7 @@ class Model:
     """Holds in a dict; what is reserved is summed anew each time, what is spent and owed is kept per key and unit.
 
     So are top-ups.  `said` is (limits, killed) by the key of a control.  `excused` are accounts whose limit was lowered, or
-    which were reset: they may hold more than their limit and debt allow.
+    which were reset: they may hold more than their limit and debt allow.  `limited` are those of which the ledger was told a limit.
     """
 
     def __init__(self) -> None:
@@ -52,6 +52,7 @@ class Model:
         self.said: dict[str, tuple[list[int | None], bool | None]] = {}
         self.on_top: dict[str, list[int]] = {}
         self.excused: set[str] = set()
+        self.limited: set[str] = set()
 
     def limits(self, key: str) -> list[int]:
         limits = list(OWN_LIMITS[key])
@@ -73,6 +74,7 @@ class Model:
         """Without a hold: what it takes past the limit is debt."""
         used = self.used(key)
         self.charge(key, amounts)
+        self.limited.add(key)
         for u, more in enumerate(amounts):
             self.debt[key][u] += max(0, min(more, used[u] + more - self.limits(key)[u]))
 
@@ -106,6 +108,7 @@ class Model:
     def hold(self, hold_id: int, keys: Any, forced: Any, bound: Any, deadline: float | None) -> None:
         for key in keys:
             self.charge(key, (0, 0, 0))
+            self.limited.add(key)
             for u in range(3):
                 over = self.used(key)[u] + bound[u] - self.limits(key)[u]
                 past = min(bound[u], max(0, over)) if key in forced else 0
@@ -142,6 +145,7 @@ class Model:
             for known in (self.spent, self.debt, self.on_top):
                 known.pop(key, None)
             self.excused.discard(key)
+            self.limited.discard(key)
 
 
 def slack(cap: int) -> int:
@@ -305,6 +309,20 @@ class LedgerMachine(RuleBasedStateMachine):
             self.model.spend(key, (usd, tokens, 0))
         assert self.ledger.adjust(adjust_id, accounts, usd, tokens, 0) is True
         assert self.ledger.adjust(adjust_id, accounts, usd, tokens, 0) is False
+
+    @rule(accounts=some_accounts, usd=st.integers(-80, 80), tokens=st.integers(-80, 80))
+    def adjust_what_is_known(self, accounts: Any, usd: int, tokens: int) -> None:
+        """By key alone: those that the ledger does not know are passed over."""
+        self.ids += 1
+        adjust_id = f"adjustment {self.ids}"
+        keys = [a.key for a in accounts]
+        for key in set(keys).intersection(self.model.spent):
+            if key in self.model.limited:
+                self.model.spend(key, (usd, tokens, 0))
+            else:
+                self.model.charge(key, (usd, tokens, 0))
+        assert self.ledger.adjust(adjust_id, keys, usd, tokens, 0) is True
+        assert self.ledger.adjust(adjust_id, keys, usd, tokens, 0) is False
 
     @rule(accounts=some_accounts, usd=amount, tokens=amount, calls=st.integers(0, 2), nth=pick, again=st.booleans())
     def charge(self, accounts: Any, usd: int, tokens: int, calls: int, nth: int, again: bool) -> None:

@@ -650,6 +650,7 @@ def test_rows_of_different_widths_keep_theirs(opened: Callable[..., SqliteLedger
 
     form = RowForm(
         sum_of=sum_of,
+        id_of=PLAIN_FORM.id_of,
         coarser=PLAIN_FORM.coarser,
         dump=PLAIN_FORM.dump,
         load=PLAIN_FORM.load,

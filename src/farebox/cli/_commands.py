@@ -36,6 +36,7 @@ _COMMANDS: Final = {
     "reset": _Place("_changing", "Start a budget anew in the window of now."),
     "kill": _Place("_changing", "Refuse every call of a budget."),
     "unkill": _Place("_changing", "Let a killed budget go on."),
+    "adjust": _Place("_correcting", "Correct what a call cost: refunded, or billed otherwise."),
     "export": _Place("_calls", "Every single call, as CSV or JSON lines."),
     "prune": _Place("_changing", "Let go of old single calls; sums stay."),
     "doctor": _Place("doctor", "Look whether everything works."),

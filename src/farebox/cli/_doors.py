@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from farebox._call import CallRecord
     from farebox._settings import Settings
     from farebox.prices import RateCard, Rates
+    from farebox.types import Status
 
 
 class ChosenLedger(NamedTuple):
@@ -223,9 +224,27 @@ def newest_calls(number: int, where: Mapping[str, str] | None = None) -> list[Ca
 
 def calls_named(call_id: str) -> list[CallRecord]:
     """The call of that id, and corrections of it."""
-    from farebox._report import find_calls
+    from farebox._report import find_call
 
-    return [call for call in find_calls() if call.call_id == call_id]
+    return find_call(call_id)
+
+
+def accounts_named(keys: Collection[str]) -> list[Status]:
+    """How the accounts of standing budgets under these keys stand, those whose window is now."""
+    import farebox
+    from farebox._keys import read_key
+
+    parts = [found for key in keys if (found := read_key(key)) is not None]
+    return [
+        row
+        for name in dict.fromkeys(part.budget for part in parts)
+        for row in farebox.status(name)
+        if any(
+            (part.budget, part.period, dict(part.tags), part.ends_at)
+            == (row.budget, row.period, dict(row.tags), row.resets_at)
+            for part in parts
+        )
+    ]
 
 
 def nanos(usd: Decimal | None) -> int | None:

@@ -93,8 +93,9 @@ def explain(call_id: str | None, last: bool, shown: Shown) -> None:
     if rates is not None and adds_up:
         say(f"rates: {_source(rates)}")
     for correction in corrections:
-        assert correction.usd is not None
-        say(f"corrected by hand {show_instant(correction.ended_at, shown.zone)}: {correction.usd:+f} USD")
+        say(harmless(f"corrected by hand {show_instant(correction.ended_at, shown.zone)}: {_by_hand(correction)}"))
+    if corrections:
+        say(f"in all {amount(_in_all(call, corrections))} USD")
 
 
 def _find(call_id: str | None) -> tuple[CallRecord, list[CallRecord]]:
@@ -115,6 +116,18 @@ def _find(call_id: str | None) -> tuple[CallRecord, list[CallRecord]]:
     newest = datetime.max.replace(tzinfo=UTC)
     call = max(sent, key=lambda one: (one.ended_at is not None, one.ended_at or newest))
     return call, [one for one in found if one.outcome == "corrected" and one.call_id == call.call_id]
+
+
+def _by_hand(correction: CallRecord) -> str:
+    tokens = correction.charged_input_tokens + correction.charged_output_tokens
+    by = [f"{correction.usd:+f} USD"] if correction.usd else []
+    by += [f"{tokens:+} tokens"] if tokens else []
+    return (" and ".join(by) or "0 USD") + (f" ({correction.doubt})" if correction.doubt else "")
+
+
+def _in_all(call: CallRecord, corrections: Sequence[CallRecord]) -> Decimal:
+    """USD of a call with its corrections."""
+    return _doors.usd_of(sum(_doors.nanos(row.usd) or 0 for row in (call, *corrections)))
 
 
 def _lines_of(rates: Rates, usage: Usage) -> tuple[_Line, ...]:
@@ -195,7 +208,8 @@ def _as_json(
             if adds_up
         ],
         "rates": _source(rates) if rates is not None and adds_up else None,
-        "corrections": [{"usd": one.usd, "at": one.ended_at} for one in corrections],
+        "corrections": [{"usd": one.usd, "at": one.ended_at, "why": one.doubt} for one in corrections],
+        "in_all_usd": _in_all(call, corrections),
     }
 
 

@@ -75,7 +75,7 @@ class Ledger(abc.ABC):
     """What every store of money can do.  Safe to call from any thread, finalizer and signal handler's thread.
 
     Required: `reserve`, `extend`, `settle`, `release`, `charge`, `expire`, `adjust`, `balance`, `forget`, `add_row`,
-    `snapshot`; for standing budgets `view`, `accounts`, `control`, `top_up`, `reset`; for reports `rows`, `tally`.
+    `snapshot`; for standing budgets `view`, `accounts`, `control`, `top_up`, `reset`; for reports `rows`, `rows_of`, `tally`.
     Optional: `settle_later` and `release_later` (for finalizers), `park`, `unpark` and `still_hopeful` (a line for
     money), `last_view`, `expect`, `learn` and `learnt`, `prune` and `keep`, `flush`, `retire`, `close`.
 
@@ -205,7 +205,7 @@ class Ledger(abc.ABC):
     def adjust(
         self,
         adjust_id: Hashable,
-        accounts: Sequence[Account],
+        accounts: Sequence[Account | str],
         usd_nanos: int,
         tokens: int,
         calls: int,
@@ -215,6 +215,10 @@ class Ledger(abc.ABC):
 
         Amounts are signed.  Spent never falls below 0.  What an increase takes past the limit in force becomes debt.  Windows
         that are over are corrected too.  The adjustment leaves `row` (None: none).
+
+        Args:
+            accounts: One that is given by its key alone is taken as it was last held, and passed over where the ledger does
+                not know it any more.
 
         Returns:
             False, and nothing changed, where `adjust_id` was used before, as far as the ledger remembers.
@@ -289,6 +293,13 @@ class Ledger(abc.ABC):
 
         Args:
             since_seconds: Only those that began then or later; epoch seconds.
+        """
+
+    @abc.abstractmethod
+    def rows_of(self, call_id: str) -> list[Any]:
+        """Rows of calls that ended and have this id (the form's `id_of`), in the order they ended; [] where none is kept.
+
+        For what a person asks: it may look at all rows.
         """
 
     @abc.abstractmethod

@@ -301,14 +301,19 @@ class Book:
             changes[hold_id] = (SETTLED, Grant(0, *amounts), row)
             self._enter(hold_id, changes, [account.key for account in accounts])
 
-    def adjust(self, adjust_id: Hashable, accounts: Sequence[Account], amounts: Amounts, row: Any) -> bool:
-        """As `charge`, but amounts may be negative."""
+    def adjust(self, adjust_id: Hashable, accounts: Sequence[Account | str], amounts: Amounts, row: Any) -> bool:
+        """As `charge`, but amounts may be negative, and accounts be given by key."""
         key = (_ENTERED, adjust_id)
         if key in self.entries:
             return False
-        changes = self._spend(accounts, amounts)
+        meant = [
+            (self.entries[one][-1] or Account(one, one)) if isinstance(one, str) else one
+            for one in accounts
+            if not isinstance(one, str) or one in self.entries
+        ]
+        changes = self._spend(meant, amounts)
         changes[key] = (ENTERED, None, row)
-        self._enter(key, changes, [account.key for account in accounts])
+        self._enter(key, changes, [account.key for account in meant])
         return True
 
     def control(self, entry_id: str, key: str, said: Control) -> bool:

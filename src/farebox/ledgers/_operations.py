@@ -110,12 +110,13 @@ class Learn(Operation):
 
 @attrs.define(eq=False, kw_only=True)
 class Adjust(Operation):
-    """`Ledger.adjust`."""
+    """`Ledger.adjust`; of the accounts under `known_keys` only their keys are known."""
 
     adjust_id: str
     accounts: tuple[Account, ...]
     amounts: Amounts
     row: Any
+    known_keys: tuple[str, ...] = ()
     answer: bool = False
 
 

@@ -48,6 +48,10 @@ def _one(_row: Any) -> Sum:
     return Sum("second", 0, None, (1,))
 
 
+def _nobody(_row: Any) -> str:
+    return ""
+
+
 def _nowhere(_span: Span, _starts_at: int, _place: Hashable) -> tuple[Span, int, Hashable]:
     return "ever", 0, None
 
@@ -58,6 +62,7 @@ def _as_it_was(call: Any, _grant: Grant) -> Any:
 
 PLAIN_FORM: Final = RowForm(
     sum_of=_one,
+    id_of=_nobody,
     coarser=_nowhere,
     dump=dump,
     load=load,

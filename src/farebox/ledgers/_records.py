@@ -214,6 +214,7 @@ class RowForm:
 
     Attributes:
         sum_of: What a row comes to, with span "second".
+        id_of: The id of the call that a row is of, ASCII text that its `dump` holds as it is.
         coarser: A span, its start and a place, less exactly: in time first, then in place; the same where nothing is
             less exact.
         dump, load: A row, or a call in flight, as text, and back.  What comes back need not be of the same class.
@@ -222,6 +223,7 @@ class RowForm:
     """
 
     sum_of: Callable[[Any], Sum]
+    id_of: Callable[[Any], str]
     coarser: Callable[[Span, int, Hashable], tuple[Span, int, Hashable]]
     dump: Callable[[Any], str]
     load: Callable[[str], Any]

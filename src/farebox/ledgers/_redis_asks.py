@@ -99,7 +99,11 @@ class Asks:
                 rest = (number_list(asked.amounts), *self.row(asked.row), *_accounts(asked.accounts))
                 return scripts.CHARGE, (f"h:{asked.hold_id}", _CHARGE_ID_SECONDS, *rest)
             case op.Adjust():
-                rest = (number_list(asked.amounts), *self.row(asked.row), *_accounts(asked.accounts))
+                count, *accounts = _accounts(asked.accounts)
+                for key in asked.known_keys:
+                    accounts += (key, "", "")
+                count += len(asked.known_keys)
+                rest = (number_list(asked.amounts), *self.row(asked.row), count, *accounts)
                 return scripts.CHARGE, (f"e:{asked.adjust_id}", _ENTRY_ID_SECONDS, *rest)
             case op.SayControl():
                 said = _control_text(asked.said)

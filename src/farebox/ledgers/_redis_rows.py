@@ -60,6 +60,18 @@ class Reader:
                 for entry in _entries_of(reply):
                     yield self._form.load(entry.text.decode())
 
+    def rows_of(self, call_id: str) -> list[Any]:
+        """As `Ledger.rows_of`: the server looks, and sends those that hold the id."""
+        found: list[Any] = []
+        last, first = self._link.run_one(self._call(scripts.LAST_ROW))[2], b"-"
+        while last:
+            reply = self._link.run_one(self._call(scripts.ROWS_OF, first, last, _PAGE_ROWS, call_id))
+            found += [self._form.load(text.decode()) for text in reply[3:]]
+            if reply[2] in (b"", last):
+                break
+            first = _after(reply[2])
+        return [row for row in found if self._form.id_of(row) == call_id]
+
     def tally(self, since_seconds: float | None, grain: Grain) -> Iterator[Sum]:
         """As `Ledger.tally`: by quarters of an hour, which fit the hours and days of every zone.
 

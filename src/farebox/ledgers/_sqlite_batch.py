@@ -139,6 +139,7 @@ class Batch:
                     ids.append(operation.row_id)
                 case op.Adjust():
                     accounts = operation.accounts
+                    keys.update(operation.known_keys)
                 case op.TopUp() | op.Reset():
                     accounts = (operation.account,)
                 case op.Forget():
@@ -394,7 +395,7 @@ class Batch:
         asked.answer = False
         if not self._is_new(asked.adjust_id):
             return
-        changes = self._charged(asked.accounts, asked.amounts)
+        changes = self._charged([*asked.accounts, *self._books.known(asked.known_keys)], asked.amounts)
         row = self._texts.get(asked)
         if isinstance(row, Exception):
             raise row

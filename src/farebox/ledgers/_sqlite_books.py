@@ -270,6 +270,12 @@ class Books:
     def _terms(self, account: Account, limits: Amounts) -> tuple[Amounts, bool]:
         return terms_of(limits, account.controls, self.standings.get(account.key, UNSEEN).top, self.controls)
 
+    def known(self, keys: Iterable[str]) -> list[Account]:
+        """The accounts under these keys, as they were last held; their balances were read."""
+        found = [(key, self.standings.get(key, UNSEEN)) for key in keys if key in self.balances]
+        self.read((), (), {name for _, standing in found for name in standing.controls})
+        return [Account(key, key, *standing.limits, controls=standing.controls) for key, standing in found]
+
     def killed(self, accounts: Iterable[Account], needed: int) -> Shortfall | None:
         """The answer of the first killed account to one who needs so many nanodollars; None where none is killed."""
         for account in accounts if self.controls else ():

@@ -199,6 +199,12 @@ def select_rows(reading: Reading, since_seconds: float | None, *, dearest_first:
         yield [texts[seq] for seq in wanted if seq in texts]
 
 
+def select_rows_of(connection: sqlite3.Connection, call_id: str) -> list[str]:
+    """The texts of rows that hold `call_id`, by a look at all of them."""
+    found = connection.execute("SELECT row FROM rows WHERE instr(row, ?) ORDER BY seq", (call_id,))
+    return [text for (text,) in found.fetchall()]
+
+
 def tally(
     connection: sqlite3.Connection, form: RowForm, since_seconds: float | None, grain: Grain, zone: tzinfo | None
 ) -> list[Sum]:

@@ -62,6 +62,9 @@ class Store(abc.ABC):
     def rows(self, since_seconds: float | None, *, dearest_first: bool) -> Iterator[Any]: ...
 
     @abc.abstractmethod
+    def rows_of(self, call_id: str) -> list[Any]: ...
+
+    @abc.abstractmethod
     def tally(self, since_seconds: float | None, grain: Grain, zone: tzinfo | None) -> Iterable[Sum]: ...
 
     @abc.abstractmethod

@@ -211,12 +211,6 @@ class StoredLedger(Ledger):
     def release(self, hold_id: int, row: Any = None) -> bool:
         return self._end(hold_id, (0, 0, 0), row, is_released=True)
 
-    def settle_later(self, hold_id: int, usd_nanos: int, tokens: int, calls: int = 1, row: Any = None) -> None:
-        self.settle(hold_id, usd_nanos, tokens, calls, row)
-
-    def release_later(self, hold_id: int, row: Any = None) -> None:
-        self.release(hold_id, row)
-
     def _end(self, hold_id: int, amounts: tuple[int, int, int], row: Any, *, is_released: bool) -> bool:
         if self._line.tickets:
             self._line.leave(hold_id)
@@ -251,7 +245,7 @@ class StoredLedger(Ledger):
     def adjust(
         self,
         adjust_id: Hashable,
-        accounts: Sequence[Account],
+        accounts: Sequence[Account | str],
         usd_nanos: int,
         tokens: int,
         calls: int,
@@ -259,7 +253,9 @@ class StoredLedger(Ledger):
     ) -> bool:
         check_amounts(abs(usd_nanos), abs(tokens), abs(calls))
         amounts = (usd_nanos, tokens, calls)
-        asked = op.Adjust(adjust_id=str(adjust_id), accounts=op.unique(accounts), amounts=amounts, row=row)
+        given = op.unique([one for one in accounts if not isinstance(one, str)])
+        keys = tuple(dict.fromkeys(one for one in accounts if isinstance(one, str)))
+        asked = op.Adjust(adjust_id=str(adjust_id), accounts=given, known_keys=keys, amounts=amounts, row=row)
         self._submit(asked)
         return asked.answer
 
@@ -321,6 +317,10 @@ class StoredLedger(Ledger):
     def rows(self, since_seconds: float | None = None, *, dearest_first: bool = False) -> Iterator[Any]:
         self._queue.catch_up()
         return self._store.rows(since_seconds, dearest_first=dearest_first)
+
+    def rows_of(self, call_id: str) -> list[Any]:
+        self._queue.catch_up()
+        return self._store.rows_of(call_id)
 
     def tally(
         self, since_seconds: float | None = None, grain: Grain = "ever", zone: tzinfo | None = None

@@ -39,9 +39,13 @@ def nothing_coarser(key: Any) -> Hashable:
 
 @attrs.frozen
 class Folding:
-    """How rows become sums: `sum_of` one that is kept, `fold` and `coarsen` of those that are not, `total` names these."""
+    """How rows become sums: `sum_of` one that is kept, `fold` and `coarsen` of those that are not, `total` names these.
+
+    `id_of` says which call a row is of; "" where nobody knows.
+    """
 
     sum_of: Callable[[Any], Sum]
+    id_of: Callable[[Any], str]
     fold: Fold
     coarsen: Coarsen
     total: Callable[[Any, Sums], Sum]
@@ -56,6 +60,7 @@ class Folding:
 
         return cls(
             sum_of=sum_of,
+            id_of=lambda row: "",
             fold=fold,
             coarsen=coarsen,
             total=lambda key, sums: Sum("ever", 0, key, sums),
@@ -75,7 +80,8 @@ class Folding:
             span, starts_at, place = key
             return Sum(span, starts_at, place, sums)
 
-        return cls(sum_of=form.sum_of, fold=fold, coarsen=lambda key: form.coarser(*key), total=total)
+        coarsen: Coarsen = lambda key: form.coarser(*key)  # noqa: E731
+        return cls(sum_of=form.sum_of, id_of=form.id_of, fold=fold, coarsen=coarsen, total=total)
 
 
 def plus(totals: Totals, key: Hashable, sums: Sums) -> None:

@@ -179,7 +179,7 @@ class MemoryLedger(Ledger):
     def adjust(
         self,
         adjust_id: Hashable,
-        accounts: Sequence[Account],
+        accounts: Sequence[Account | str],
         usd_nanos: int,
         tokens: int,
         calls: int,
@@ -263,6 +263,10 @@ class MemoryLedger(Ledger):
         if dearest_first:
             found.sort(key=lambda row: sum_of(row).sums[0], reverse=True)
         return iter(found)
+
+    def rows_of(self, call_id: str) -> list[Any]:
+        id_of = self._folding.id_of
+        return [row for row in self.snapshot().rows if id_of(row) == call_id]
 
     def tally(
         self, since_seconds: float | None = None, grain: Grain = "ever", zone: tzinfo | None = None

@@ -219,6 +219,9 @@ class RedisStore(Store):
     def rows(self, since_seconds: float | None, *, dearest_first: bool) -> Iterator[Any]:
         return self._reader.rows(since_seconds, dearest_first=dearest_first)
 
+    def rows_of(self, call_id: str) -> list[Any]:
+        return self._reader.rows_of(call_id)
+
     def tally(self, since_seconds: float | None, grain: Grain, zone: tzinfo | None) -> Iterable[Sum]:
         return self._reader.tally(since_seconds, grain)
 

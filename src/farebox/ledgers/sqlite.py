@@ -34,7 +34,7 @@ from farebox.ledgers._sqlite_gate import inside_sqlite
 from farebox.ledgers._sqlite_learnt import read_learnt
 from farebox.ledgers._sqlite_locks import Owner, Turn
 from farebox.ledgers._sqlite_place import Place, check_place, read_url
-from farebox.ledgers._sqlite_rows import PRUNED, Places, delete_page, page_to_prune, select_rows, tally
+from farebox.ledgers._sqlite_rows import PRUNED, Places, delete_page, page_to_prune, select_rows, select_rows_of, tally
 from farebox.ledgers._store import Store
 from farebox.ledgers._stored import StoredLedger
 
@@ -268,6 +268,11 @@ class SqliteStore(Store):
     def rows(self, since_seconds: float | None, *, dearest_first: bool) -> Iterator[Any]:
         for page in select_rows(self._reading, since_seconds, dearest_first=dearest_first):
             yield from map(self._form.load, page)
+
+    def rows_of(self, call_id: str) -> list[Any]:
+        with self._reading() as connection:
+            texts = select_rows_of(connection, call_id)
+        return [row for row in map(self._form.load, texts) if self._form.id_of(row) == call_id]
 
     def tally(self, since_seconds: float | None, grain: Grain, zone: tzinfo | None) -> Iterable[Sum]:
         with self._reading() as connection:

@@ -54,6 +54,7 @@ def _coarser(span: Span, starts_at: int, place: Hashable) -> tuple[Span, int, Ha
 
 FORM: Final = RowForm(
     sum_of=_sum_of,
+    id_of=lambda row: "",
     coarser=_coarser,
     dump=json.dumps,
     load=lambda text: Row(*json.loads(text)),

@@ -28,11 +28,12 @@ local function split_account(text)
   return string.sub(text, 1, letter_at - 1), string.sub(text, letter_at, letter_at), string.sub(text, letter_at + 1)
 end
 
--- An account under these terms; without terms it has no limits.
+-- An account under these terms; '' are those it was last used with, and without terms it has no limits.
 local function load_account(key, terms_text, is_forced)
   local account_key = prefix .. 'a:' .. key
   local was = redis.call('HGET', account_key, 'now')
   local now_text, mark, noted = split_account(was or EMPTY_TEXT .. ' ')
+  if terms_text == '' then terms_text = noted ~= '' and noted or NO_TERMS end
   local terms = terms_text and cjson.decode(terms_text) or {-1, -1, -1, -1, -1, {}}
   local keys, is_killed = terms[6], false
   local top_up = mark ~= ' ' and redis.call('HGET', account_key, 'top_up')

@@ -1,19 +1,21 @@
 -- ARGV: 3 the key it is remembered under, 4 for how many seconds, 5 amounts, 6-10 its row, 11 how many accounts follow.
--- Amounts may be negative: it is an adjustment then.
+-- Amounts may be negative: it is an adjustment then.  Accounts without terms, '', are passed over where they are unknown.
 local amounts = read_list(ARGV[5])
 local row = row_at(6)
 local remembered = prefix .. ARGV[3]
 if redis.call('EXISTS', remembered) == 1 then return {'no', now_text} end
 local accounts = load_accounts(12, tonumber(ARGV[11]))
 widen(amounts)
-for _, account in ipairs(accounts) do
-  local holds = account.now
-  for i = 1, 3 do
-    local over = past(holds[3 * i - 2] + holds[3 * i - 1], amounts[i], account.limit[i])
-    holds[3 * i] = holds[3 * i] + over
-    holds[3 * i - 2] = larger(number(0), holds[3 * i - 2] + amounts[i])
+for n, account in ipairs(accounts) do
+  if account.exists or ARGV[10 + 3 * n] ~= '' then
+    local holds = account.now
+    for i = 1, 3 do
+      local over = past(holds[3 * i - 2] + holds[3 * i - 1], amounts[i], account.limit[i])
+      holds[3 * i] = holds[3 * i] + over
+      holds[3 * i - 2] = larger(number(0), holds[3 * i - 2] + amounts[i])
+    end
+    save_account(account, true)
   end
-  save_account(account, true)
 end
 -- As a hold that ended, so that a reserve of the same id is answered.
 local grant = write_list({number(0), amounts[1], amounts[2], amounts[3]})
