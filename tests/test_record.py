@@ -120,3 +120,34 @@ def test_records_of_many_threads_lose_nothing() -> None:
             thread.join()
         assert (b.spent_calls, b.balance.spent_usd_nanos) == (800, 800)
     assert farebox.report().total.usd == Decimal("0.0000008")
+
+
+@pytest.mark.parametrize(
+    ("price", "used", "usd"),
+    [
+        ({"per_image": "0.04"}, {"images": 3}, "0.12"),
+        ({"per_million_characters": 15}, {"characters": 2_000}, "0.03"),
+        ({"per_audio_minute": "0.006"}, {"input_audio_seconds": 90}, "0.009"),
+        ({"per_audio_minute": "0.006"}, {"output_audio_seconds": "1.0004"}, "0.0001001"),  # 1,001 milliseconds
+        ({"per_video_second": "0.1"}, {"video_seconds": 8.0}, "0.8"),
+        ({"input_per_million": 1, "output_per_million": 2}, {"file_searches": 2, "web_searches": 0}, "0.005"),
+    ],
+)
+def test_what_is_paid_by_another_unit_than_tokens_is_recorded_too(price: Any, used: Any, usd: str) -> None:
+    farebox.set_price("mine", **price)
+    with budget("b", usd=1) as b:
+        record(model="mine", provider="openai", **used)
+        assert b.spent_usd == Decimal(usd)
+    (call,) = farebox.calls()
+    assert call.usage is not None
+    assert (call.usd, call.usage.total_tokens, call.cost_source) == (Decimal(usd), 0, "manual")
+    assert sum(call.usage) > 0
+
+
+def test_a_price_of_units_is_no_price_of_tokens() -> None:
+    with pytest.raises(ValueError, match=r"has no input_per_million; a price needs .* or one of per_image, "):
+        farebox.set_price("mine")
+    with pytest.raises(ValueError, match="has no output_per_million"):
+        farebox.set_price("mine", input_per_million=1, per_image=1)
+    with pytest.raises(ValueError, match="per_image=-1 is negative"):
+        farebox.set_price("mine", per_image=-1)

@@ -19,10 +19,13 @@ from farebox._money import to_usd
 class Usage(NamedTuple):
     """What a provider says a call used, in disjoint buckets: no token is in two of them.
 
-    All counts are tokens, but `web_searches` (requests).  The properties are the totals that OpenTelemetry GenAI means by
-    the same names: input with everything cached, output with everything reasoned.
+    Tokens first, and then what else is charged: searches, pictures and characters are counted, sound and video measured in
+    milliseconds, and a container in gigabytes of its memory times minutes.  `fees_nanos` is what has no unit: nanodollars.
+    The properties are the totals that OpenTelemetry GenAI means by the same names: input with everything cached, output
+    with everything reasoned.
 
     A tuple, not an attrs record: every call makes one, and a frozen attrs instance takes four times as long to make.
+    Ledgers keep it as a list, so that a bucket is only ever added at the end.
     """
 
     uncached_input_tokens: int = 0
@@ -39,18 +42,34 @@ class Usage(NamedTuple):
     output_audio_tokens: int = 0
     output_image_tokens: int = 0
     web_searches: int = 0
+    cache_read_image_tokens: int = 0
+    input_video_tokens: int = 0
+    output_video_tokens: int = 0
+    file_searches: int = 0
+    container_gigabyte_minutes: int = 0
+    images: int = 0
+    characters: int = 0
+    input_audio_milliseconds: int = 0
+    output_audio_milliseconds: int = 0
+    video_milliseconds: int = 0
+    fees_nanos: int = 0
 
     @property
     def input_tokens(self) -> int:
-        return sum(self[:9])
+        return sum(self[:9]) + self[14] + self[15]
 
     @property
     def output_tokens(self) -> int:
-        return sum(self[9:13])
+        return sum(self[9:13]) + self[16]
 
     @property
     def total_tokens(self) -> int:
-        return sum(self[:13])
+        return sum(self[:13]) + self[14] + self[15] + self[16]
+
+
+#: Buckets of `Usage` that are no tokens and have a price of their own each, but for `web_searches`.
+UNITS: Final = Usage._fields[Usage._fields.index("file_searches") :]
+NO_UNITS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
 EMPTY_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -61,6 +80,9 @@ Outcome = Literal["open", "completed", "closed", "dropped", "failed", "unknown",
 
 #: Where a cost comes from: the price list, the provider's own figure, a person, or a bound for want of anything better.
 CostSource = Literal["list", "provider", "manual", "estimated"]
+
+#: The `operation_name` of a request that may be billed and that no provider here can read: sent as it is, its cost unknown.
+UNMETERED: Final = "unmetered"
 
 #: What every call can be grouped by; no tag can have one of these names.
 DIMENSIONS: Final = ("provider", "model", "operation", "outcome", "hour", "day", "week", "month")
@@ -219,9 +241,12 @@ class _Said(_Progress):
     #: The request asks for reasoning, which is billed and may be unseen.
     reasons: bool = False
     has_audio: bool = False
+    #: Pictures or video, in or out.
     has_images: bool = False
     #: Searches that the request allows, each with a fee of its own.
     most_web_searches: int = 0
+    #: The most that it can use of each of `UNITS`, by name.
+    most_units: Mapping[str, int] = NO_UNITS
     messages: int = 0
     system_bytes: int = 0
     tools_bytes: int = 0
@@ -255,6 +280,11 @@ class Call(_Said):
     def model(self) -> str:
         """The model that bills: the one sent, or the one asked for."""
         return self.sent_model or self.request_model
+
+    @property
+    def is_unmetered(self) -> bool:
+        """Whether nobody here can read what it asks for, or what it was charged."""
+        return self.operation_name == UNMETERED
 
     @property
     def can_lower_cap(self) -> bool:

@@ -326,15 +326,30 @@ def check_ledger(budget: Budget, made: State) -> None:
 def set_price(
     model: str,
     *,
-    input_per_million: UsdLike,
-    output_per_million: UsdLike,
+    input_per_million: UsdLike | None = None,
+    output_per_million: UsdLike | None = None,
     cache_read_per_million: UsdLike | None = None,
     cache_write_per_million: UsdLike | None = None,
+    per_image: UsdLike | None = None,
+    per_million_characters: UsdLike | None = None,
+    per_audio_minute: UsdLike | None = None,
+    per_video_second: UsdLike | None = None,
     provider: str | None = None,
 ) -> None:
-    """Price a model in USD per million tokens, over everything else; 0 says that it is free.
+    """Price a model in USD, over everything else; 0 says that it is free.
 
     A trailing `*` covers every model that starts so: `set_price("my-llm-*", ...)`.
+
+    Args:
+        input_per_million, output_per_million: Per million tokens.  Both, unless the model is paid by one of the units
+            below; its tokens then cost nothing.
+        cache_read_per_million, cache_write_per_million: Of tokens read from a prompt cache and written to it.
+        per_image, per_million_characters, per_audio_minute, per_video_second: Of pictures made, of text read aloud, of
+            sound in or out, of video.
+        provider: Only for this provider.
+
+    Raises:
+        ValueError: no price at all, one of tokens without the other, or an amount that is negative or not finite.
     """
     state().card.set_price(
         model,
@@ -342,5 +357,9 @@ def set_price(
         output_per_million=output_per_million,
         cache_read_per_million=cache_read_per_million,
         cache_write_per_million=cache_write_per_million,
+        per_image=per_image,
+        per_million_characters=per_million_characters,
+        per_audio_minute=per_audio_minute,
+        per_video_second=per_video_second,
         provider=provider,
     )

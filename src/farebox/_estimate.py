@@ -87,6 +87,7 @@ def estimate(
         audio=call.has_audio,
         images=call.has_images,
         web_searches=call.most_web_searches,
+        units=call.most_units,
     )
     usage = Usage(uncached_input_tokens=expected_in, visible_output_tokens=expected_out)
     return Estimate(

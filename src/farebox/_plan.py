@@ -261,7 +261,9 @@ def quote(call: Call, frame: Frame | None) -> Plan:
     if rates is None and frame is not None and call.fixed_usd_nanos is None:
         rates = _stand_in(call, frame, state)
     if rates is not None:
-        if tokens_in <= tariff.most_input_tokens and not (call.has_audio or call.has_images or call.most_web_searches):
+        if tokens_in <= tariff.most_input_tokens and not (
+            call.has_audio or call.has_images or call.most_web_searches or call.most_units
+        ):
             input_nanos = -(-(tariff.request_picos + tokens_in * tariff.input_picos) // 1000)
             output_nanos = tariff.output_nanos
         else:
@@ -271,6 +273,7 @@ def quote(call: Call, frame: Frame | None) -> Plan:
                 audio=call.has_audio,
                 images=call.has_images,
                 web_searches=call.most_web_searches,
+                units=call.most_units,
             )
     elif call.fixed_usd_nanos is not None:
         input_nanos, tokens_in = call.fixed_usd_nanos, call.fixed_tokens

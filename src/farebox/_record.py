@@ -16,6 +16,13 @@ def record(
     provider: str,
     input_tokens: int = 0,
     output_tokens: int = 0,
+    web_searches: int = 0,
+    file_searches: int = 0,
+    images: int = 0,
+    characters: int = 0,
+    input_audio_seconds: UsdLike = 0,
+    output_audio_seconds: UsdLike = 0,
+    video_seconds: UsdLike = 0,
     usd: UsdLike | None = None,
     operation: str = "chat",
 ) -> None:
@@ -26,20 +33,41 @@ def record(
     Args:
         model, provider: Its names, for reports and for the price.
         input_tokens, output_tokens: All of them, cached and reasoned ones too.
+        web_searches, file_searches, images, characters: How many, where they are paid for.
+        input_audio_seconds, output_audio_seconds, video_seconds: How long, rounded up to milliseconds.
         usd: What it cost; without it the model's price is used, and a model without one is recorded as unpriced.
         operation: OpenTelemetry's name of the kind of call.
 
     Raises:
-        ValueError: a negative amount, or tokens that are no whole number.
+        ValueError: a negative amount, or a count that is no whole number.
     """
-    for name, value in (("input_tokens", input_tokens), ("output_tokens", output_tokens)):
+    counts = {
+        "input_tokens": input_tokens,
+        "output_tokens": output_tokens,
+        "web_searches": web_searches,
+        "file_searches": file_searches,
+        "images": images,
+        "characters": characters,
+    }
+    for name, value in counts.items():
         if type(value) is not int or value < 0:
             raise ValueError(f"{name}={value!r} is no count; give a whole number, 0 or more")
+    usage = Usage(
+        uncached_input_tokens=input_tokens,
+        visible_output_tokens=output_tokens,
+        web_searches=web_searches,
+        file_searches=file_searches,
+        images=images,
+        characters=characters,
+        input_audio_milliseconds=_milliseconds(input_audio_seconds, "input_audio_seconds"),
+        output_audio_milliseconds=_milliseconds(output_audio_seconds, "output_audio_seconds"),
+        video_milliseconds=_milliseconds(video_seconds, "video_seconds"),
+    )
     state, scope_frame = _config.state(), current()
     call = Call(provider_name=provider, operation_name=operation, endpoint="", request_model=model)
     call.tags = state.tags if scope_frame is None else {**state.tags, **scope_frame.tags}
     call.scope = "" if scope_frame is None else scope_frame.path
-    call.usage = Usage(uncached_input_tokens=input_tokens, visible_output_tokens=output_tokens)
+    call.usage = usage
     if scope_frame is not None and scope_frame.is_inherited:
         scope_frame = None
     frame = scope_frame
@@ -77,6 +105,11 @@ def record(
     signals.post_call.send(provider, call=call)
     if in_debt:
         _speak.publish_debt(call, in_debt)
+
+
+def _milliseconds(seconds: UsdLike, name: str) -> int:
+    """Seconds as what they print, in milliseconds rounded up."""
+    return -(-to_nanos(seconds, name) // 1_000_000)
 
 
 def _passes(view: View, usd_nanos: int, tokens: int) -> bool:

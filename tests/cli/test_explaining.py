@@ -29,9 +29,11 @@ CARD = RateCard()
         ("anthropic", "claude-haiku-4-5"),
         ("google", "gemini-2.5-pro"),
         ("openai", "gpt-4o-search-preview"),
+        ("openai", "whisper-1"),
+        ("openai", "dall-e-3"),
     ],
 )
-@given(counts=st.lists(st.integers(0, 400_000), min_size=14, max_size=14))
+@given(counts=st.lists(st.integers(0, 400_000), min_size=len(Usage._fields), max_size=len(Usage._fields)))
 def test_the_lines_always_add_up_to_what_is_charged(provider_name: str, model: str, counts: list[int]) -> None:
     rates = CARD.find(provider_name, model, time.time())
     assert rates is not None

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from farebox._call import Usage
+from farebox._call import UNITS, Usage
 from farebox.prices import RateCard
 
 CARD = RateCard()
 CARD.set_price("tiny", input_per_million="0.0000123", output_per_million="0.0004567", cache_read_per_million="0.000013")
+CARD.set_price("painter", per_image="0.0123456789012", per_audio_minute="0.007", per_video_second=3)
 AT = datetime(2026, 11, 21, 12, tzinfo=UTC).timestamp()
 LEVELS = ["none", "5m", "30m", "1h", "12h"]
 WRITES = ["cache_write_5m_tokens", "cache_write_30m_tokens", "cache_write_1h_tokens", "cache_write_12h_tokens"]
@@ -40,7 +41,13 @@ MODELS = [
     ("perplexity", "sonar"),
     ("perplexity", "sonar-deep-research"),
     ("moonshot_ai", "kimi-k3"),
+    ("openai", "whisper-1"),
+    ("openai", "tts-1"),
+    ("openai", "dall-e-3"),
+    ("openai", "sora-2-pro"),
+    ("gcp.gemini", "gemini-omni-1.1-flash"),
     ("local", "tiny"),
+    ("local", "painter"),
 ]
 TIERS = ["", "flex", "batch", "priority", "ultrafast", "regional", "no-such-tier"]
 
@@ -68,7 +75,7 @@ def test_no_usage_within_its_bound_costs_more(
     if not audio:
         left_out = [*left_out, "input_audio_tokens", "cache_read_audio_tokens", "output_audio_tokens"]
     if not images:
-        left_out = [*left_out, "input_image_tokens", "output_image_tokens"]
+        left_out = [*left_out, *(name for name in Usage._fields if "image_tokens" in name or "video_tokens" in name)]
     usage = usage._replace(**dict.fromkeys(left_out, 0))
     rates = CARD.find(*name, AT, tier)
     assert rates is not None
@@ -79,6 +86,7 @@ def test_no_usage_within_its_bound_costs_more(
         audio=audio,
         images=images,
         web_searches=usage.web_searches,
+        units={name: getattr(usage, name) for name in UNITS if getattr(usage, name)},
     )
 
     assert rates.charge_nanos(usage) <= first + per_token * usage.output_tokens
@@ -144,3 +152,40 @@ def test_a_bound_of_an_unknown_cache_lifetime_names_the_choices() -> None:
     assert rates is not None
     with pytest.raises(ValueError, match=r"cache_write='1w' is unknown; choose from none, known, 5m, 30m, 1h, 12h"):
         rates.bound(1, cache_write="1w")  # type: ignore[arg-type]
+
+
+def test_a_bound_of_units_is_their_price_times_their_number() -> None:
+    whisper = CARD.find("openai", "whisper-1", AT)  # 0.36 an hour
+    assert whisper is not None
+    assert whisper.bound(0, units={"input_audio_milliseconds": 60_000})[0] == 6_000_000
+    gpt = CARD.find("openai", "gpt-4.1", AT)  # 2.50 per thousand file searches; 0.03 for 20 minutes of a gigabyte
+    assert gpt is not None
+    assert gpt.bound(0, units={"file_searches": 4, "container_gigabyte_minutes": 80})[0] == 10_000_000 + 120_000_000
+    assert gpt.bound(0, units={"fees_nanos": 17})[0] == 17
+
+
+@pytest.mark.parametrize(
+    ("model", "kind", "unit", "count", "nanos"),
+    [
+        ("dall-e-3", "standard/1024x1024", "images", 2, 80_000_000),
+        ("dall-e-3", "hd/1024x1792", "images", 1, 120_000_000),
+        ("dall-e-3", "hd/no-such-size", "images", 1, 120_000_000),  # the dearest
+        ("dall-e-3", "", "images", 1, 120_000_000),
+        ("dall-e-2", "256x256", "images", 10, 160_000_000),
+        ("sora-2", "1280x720", "video_milliseconds", 8_000, 800_000_000),
+        ("sora-2-2025-12-08", "1280x720", "video_milliseconds", 4_000, 400_000_000),
+        ("sora-2-pro", "1024x1792", "video_milliseconds", 4_000, 2_000_000_000),
+    ],
+)
+def test_a_picture_and_a_second_of_video_cost_what_their_size_does(
+    model: str, kind: str, unit: str, count: int, nanos: int
+) -> None:
+    for provider in ("openai", "azure"):
+        rates = CARD.find(provider, model, AT, kind)
+        assert rates is not None
+        assert rates.charge_nanos(Usage(**{unit: count})) == nanos
+    regional = CARD.find("openai", model, AT, f"{kind}+regional")
+    assert regional is not None
+    assert regional.charge_nanos(Usage(**{unit: count})) == nanos * 11 // 10
+    assert CARD.find("openai", f"{model}-mini", AT, kind) is None
+    assert CARD.find("mistral", model, AT, kind) is None

@@ -14,9 +14,9 @@ from genai_prices.data_units import unit_data
 from genai_prices.types import ModelInfo, Provider
 from genai_prices.types import Usage as OracleUsage
 
-from farebox._call import Usage
+from farebox._call import UNITS, Usage
 from farebox.prices import RateCard
-from farebox.prices._list import TOKEN_KEYS
+from farebox.prices._list import TOKEN_KEYS, UNIT_KEYS
 
 CARD = RateCard()
 AT = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -31,17 +31,10 @@ JUSTIFIED = {
 
 # Listed prices of what `Usage` has no bucket for.
 UNUSED_KEYS = {
-    "audio_hours",
-    "input_audio_hours",
-    "cache_image_read_mtok",
     "input_annotated_document_kpages",
     "input_document_kpages",
-    "input_mchars",
     "input_text_messages_kcount",
-    "input_video_mtok",
     "output_citation_mtok",
-    "output_video_mtok",
-    "storage_searches_kcount",
 }
 FEE_KEYS = {"requests_kcount", "web_searches_kcount"}
 
@@ -56,18 +49,26 @@ def oracle_nanos(model: ModelInfo, provider: Provider, usage: Usage, context: Ma
     )
     nested = dict.fromkeys((key for key in unit_data if key != "requests"), 0) | {
         "input_tokens": usage.input_tokens,
-        "cache_read_tokens": usage.cache_read_tokens + usage.cache_read_audio_tokens,
+        "cache_read_tokens": (usage.cache_read_tokens + usage.cache_read_audio_tokens + usage.cache_read_image_tokens),
         "cache_write_tokens": writes,
         "cache_write_5m_tokens": usage.cache_write_5m_tokens,
         "cache_write_1h_tokens": usage.cache_write_1h_tokens,
         "input_audio_tokens": usage.input_audio_tokens + usage.cache_read_audio_tokens,
         "cache_audio_read_tokens": usage.cache_read_audio_tokens,
-        "input_image_tokens": usage.input_image_tokens,
+        "input_image_tokens": usage.input_image_tokens + usage.cache_read_image_tokens,
+        "cache_image_read_tokens": usage.cache_read_image_tokens,
+        "input_video_tokens": usage.input_video_tokens,
         "output_tokens": usage.output_tokens,
         "output_reasoning_tokens": usage.reasoning_tokens,
         "output_audio_tokens": usage.output_audio_tokens,
         "output_image_tokens": usage.output_image_tokens,
+        "output_video_tokens": usage.output_video_tokens,
         "web_searches": usage.web_searches,
+        "storage_searches": usage.file_searches,
+        "input_characters": usage.characters,
+        "audio_seconds": Decimal(usage.input_audio_milliseconds + usage.output_audio_milliseconds) / 1_000,
+        "input_audio_seconds": Decimal(usage.input_audio_milliseconds) / 1_000,
+        "output_audio_seconds": Decimal(usage.output_audio_milliseconds) / 1_000,
     }
     with decimal.localcontext(decimal.Context(prec=60)):
         price = model.calc_price(
@@ -91,7 +92,14 @@ def comparable_buckets(model: ModelInfo) -> list[str]:
         "input_image_mtok": "input_image_tokens",
         "output_audio_mtok": "output_audio_tokens",
         "output_image_mtok": "output_image_tokens",
+        "cache_image_read_mtok": "cache_read_image_tokens",
+        "input_video_mtok": "input_video_tokens",
+        "output_video_mtok": "output_video_tokens",
         "web_searches_kcount": "web_searches",
+        "storage_searches_kcount": "file_searches",
+        "input_mchars": "characters",
+        "audio_hours": "input_audio_milliseconds",
+        "input_audio_hours": "input_audio_milliseconds",
     }.items():
         if key in listed:
             buckets.append(bucket)
@@ -107,6 +115,11 @@ def random_usage(random_: random.Random, buckets: list[str]) -> Usage:
     return Usage(**counts)
 
 
+def _rounding(usage: Usage) -> Decimal:
+    """Nanodollars that a rate by the millisecond, a whole number of picodollars, may be too high by."""
+    return Decimal(usage.input_audio_milliseconds + usage.output_audio_milliseconds) / 1_000
+
+
 def models() -> Iterator[tuple[Provider, ModelInfo]]:
     for provider_id in SEVEN:
         for model in PROVIDERS[provider_id].models:
@@ -119,6 +132,11 @@ def is_billed_by_token(model: ModelInfo) -> bool:
         return False
     prices = model.get_prices(AT).__dict__
     return any(prices.get(key) is not None and getattr(prices[key], "base", prices[key]) > 0 for key in TOKEN_KEYS)
+
+
+def is_billed_by_unit(model: ModelInfo) -> bool:
+    """Whether the list has a price of something else that `Usage` counts."""
+    return bool(model.prices) and any(model.get_prices(AT).__dict__.get(key) for key in UNIT_KEYS)
 
 
 def tiers_of(model: ModelInfo) -> dict[str, dict[str, str]]:
@@ -146,18 +164,33 @@ def test_every_charge_is_the_list_price_rounded_up_once(provider_id: str) -> Non
             for _ in range(6):
                 usage = random_usage(random_, buckets)
                 exact = oracle_nanos(model, provider, usage, context)
-                assert 0 <= rates.charge_nanos(usage) - exact < 1, (model.id, tier, usage)
+                assert 0 <= rates.charge_nanos(usage) - exact < 1 + _rounding(usage), (model.id, tier, usage)
                 compared += 1
     assert compared > 40
 
 
-def test_models_the_list_has_no_token_price_of_have_no_rates() -> None:
+def test_what_is_billed_by_the_second_or_the_character_costs_what_the_list_says() -> None:
+    compared = set()
+    for provider, model in models():
+        if is_billed_by_token(model) or not is_billed_by_unit(model) or provider.find_model(model.id) is not model:
+            continue
+        rates = CARD.find(provider.id, model.id, AT.timestamp())
+        assert rates is not None, model.id
+        for bucket in set(comparable_buckets(model)) & set(UNITS):
+            for count in (10_001, 3_600_000, 7_654_321):
+                usage = Usage(**{bucket: count})
+                exact = oracle_nanos(model, provider, usage, {})
+                assert 0 <= rates.charge_nanos(usage) - exact < 1 + _rounding(usage), (model.id, usage)
+                compared.add(model.id)
+    assert compared >= {"whisper-1", "tts-1", "gpt-transcribe", "whisper-large-v3"}
+
+
+def test_models_the_list_has_no_price_of_have_no_rates() -> None:
     unpriced = [
         (provider.id, model.id)
         for provider, model in models()
-        if not is_billed_by_token(model) and provider.find_model(model.id) is model
+        if not is_billed_by_token(model) and not is_billed_by_unit(model) and provider.find_model(model.id) is model
     ]
-    assert ("openai", "whisper-1") in unpriced
     assert ("google", "gemma-4-31b-it") in unpriced
     assert [name for name in unpriced if CARD.find(*name, AT.timestamp()) is not None] == []
 
@@ -182,7 +215,7 @@ def test_every_kind_of_price_on_the_list_is_read_or_known_to_be_left_out() -> No
             dated = model.prices if isinstance(model.prices, list) else [model]
             for prices in (*(one.prices for one in dated), *(one.prices for one in model.price_variants or ())):
                 keys |= {key for key, price in prices.__dict__.items() if price is not None}
-    assert keys - set(TOKEN_KEYS) - FEE_KEYS == UNUSED_KEYS
+    assert keys - set(TOKEN_KEYS) - FEE_KEYS - set(UNIT_KEYS) == UNUSED_KEYS
 
 
 def test_every_service_tier_on_the_list_can_be_asked_for() -> None:

@@ -69,7 +69,6 @@ def test_rates_say_where_they_come_from(card: RateCard) -> None:
         ("azure.ai.openai", "prod-chat"),
         ("local", "llama-3"),
         ("gcp.gemini", "gemma-4-31b-it"),  # listed without a price
-        ("openai", "whisper-1"),  # billed by the second
         ("openai", ""),
         ("", "gpt-4o"),
         ("openai", "gpt-4o " * 100),

@@ -49,9 +49,9 @@ class _Line(NamedTuple):
 
     @property
     def rate(self) -> str:
-        if self.what in ("request", "web searches"):
-            return f"{amount(_usd(self.rate_picos))} each"
-        return f"{amount(_per_million(self.rate_picos))} per million"
+        if self.what.endswith(" tokens"):
+            return f"{amount(_per_million(self.rate_picos))} per million"
+        return f"{amount(_usd(self.rate_picos))} each"
 
 
 def _usd(picos: int) -> Decimal:
@@ -137,9 +137,12 @@ def _lines_of(rates: Rates, usage: Usage) -> tuple[_Line, ...]:
         if usage.input_tokens > later.above:
             step = later
     lines = [_Line("request", 1, rates.request_picos)] if rates.request_picos else []
+    unit_prices = rates.unit_prices
     for name, count in usage._asdict().items():
         if count and name == "web_searches":
             lines.append(_Line("web searches", count, rates.web_search_picos))
+        elif count and name in unit_prices:
+            lines.append(_Line(name.replace("_", " "), count, unit_prices[name]))
         elif count:
             bucket = name.removesuffix("_tokens")
             lines.append(_Line(f"{bucket.replace('_', ' ')} tokens", count, getattr(step, bucket)))
@@ -257,9 +260,18 @@ def price(model: str, provider: str | None, tier: str, shown: Shown) -> None:
                 for bucket in _buckets(rates)
             ],
         )
-        for what, picos in (("each request", rates.request_picos), ("each web search", rates.web_search_picos)):
+        for what, picos in _fees(rates).items():
             if picos:
                 say(f"{what}: {amount(_usd(picos))} USD")
+
+
+def _fees(rates: Rates) -> dict[str, int]:
+    """Picodollars of each thing that is no token; of a fee there is no price."""
+    units = rates.unit_prices
+    del units["fees_nanos"]
+    return {"each request": rates.request_picos, "each web search": rates.web_search_picos} | {
+        f"each of {name.replace('_', ' ')}": picos for name, picos in units.items()
+    }
 
 
 def _buckets(rates: Rates) -> list[str]:
@@ -287,6 +299,7 @@ def _rates_json(rates: Rates) -> dict[str, Any]:
         ],
         "usd_per_request": _usd(rates.request_picos),
         "usd_per_web_search": _usd(rates.web_search_picos),
+        "usd_per_unit": {name: _usd(picos) for name, picos in rates.unit_prices.items() if name != "fees_nanos"},
     }
 
 

@@ -160,21 +160,11 @@ class RateCard:
         self,
         model: str,
         *,
-        input_per_million: UsdLike,
-        output_per_million: UsdLike,
-        cache_read_per_million: UsdLike | None = None,
-        cache_write_per_million: UsdLike | None = None,
         provider: str | None = None,
+        **usd: UsdLike | None,
     ) -> None:
-        """Set a price of your own, in USD per million tokens; see `ManualPrice`.  Explicit zeros mean free."""
-        row = ManualPrice(
-            model=model,
-            input_per_million=input_per_million,
-            output_per_million=output_per_million,
-            cache_read_per_million=cache_read_per_million,
-            cache_write_per_million=cache_write_per_million,
-            provider=provider,
-        )
+        """Set a price of your own; `usd` are those of `ManualPrice`.  Explicit zeros mean free."""
+        row = ManualPrice(model=model, provider=provider, **usd)
         with self._changing:
             self._manual = ManualPrices((*self._manual.rows, row))
             self._forget()
@@ -183,22 +173,12 @@ class RateCard:
         self,
         model: str,
         *,
-        input_per_million: UsdLike,
-        output_per_million: UsdLike,
-        cache_read_per_million: UsdLike | None = None,
-        cache_write_per_million: UsdLike | None = None,
         provider: str | None = None,
+        **usd: UsdLike | None,
     ) -> RateCard:
         """A card like this one with one more price of your own."""
         card = RateCard(self._manual.rows)
-        card.set_price(
-            model,
-            input_per_million=input_per_million,
-            output_per_million=output_per_million,
-            cache_read_per_million=cache_read_per_million,
-            cache_write_per_million=cache_write_per_million,
-            provider=provider,
-        )
+        card.set_price(model, provider=provider, **usd)
         return card
 
     @property
@@ -272,8 +252,8 @@ class RateCard:
                 break
             within.append(later)
         rates = _dearest_of(within)
-        if (rates.steps, rates.request_picos, rates.web_search_picos) == (
-            now.steps, now.request_picos, now.web_search_picos
+        if (rates.steps, rates.request_picos, rates.web_search_picos, rates.unit_picos) == (
+            now.steps, now.request_picos, now.web_search_picos, now.unit_picos
         ):  # fmt: skip
             rates = now  # prices only fall
         ahead = _Ahead(
@@ -301,7 +281,7 @@ class RateCard:
         listed = _price_list()
         entry = listed.find_entry(provider, model)
         rates: Rates | None = None if entry is None else listed.rates_at(entry, at, tier)
-        return rates
+        return listed.rates_of_units(provider, model, tier) if rates is None else rates
 
     def _forget(self) -> None:
         self._rates: dict[_Key, Rates] = {}
@@ -331,6 +311,7 @@ def _dearest_of(rates: list[Rates]) -> Rates:
         steps=merge_dearest(one.steps for one in rates),
         request_picos=max(one.request_picos for one in rates),
         web_search_picos=max(one.web_search_picos for one in rates),
+        unit_picos=tuple(map(max, zip(*(one.unit_picos for one in rates), strict=True))),
         valid_from=max((one.valid_from for one in rates), default=-math.inf),
         valid_until=min((one.valid_until for one in rates), default=math.inf),
     )

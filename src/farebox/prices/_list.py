@@ -23,7 +23,7 @@ from genai_prices.types import TimeOfDateConstraint as TimeOfDayConstraint
 
 from farebox.prices import _overlay
 from farebox.prices._names import family, model_id
-from farebox.prices._rates import Rates, Step, build_steps, merge_dearest
+from farebox.prices._rates import Rates, Step, build_steps, merge_dearest, unit_picos_of
 
 VERSION: Final = f"genai-prices {__version__}"
 
@@ -31,8 +31,8 @@ VERSION: Final = f"genai-prices {__version__}"
 _PROVIDERS: Final[list[Provider]] = list(_providers)
 _BY_ID: Final = {provider.id: provider for provider in _PROVIDERS}
 
-# genai-prices key -> what `_rates` calls it.  Keys that are not here price what `Usage` has no bucket for (seconds, pages,
-# characters, video, citations, file searches).
+# genai-prices key -> what `_rates` calls it.  Keys that are in no table here price what `Usage` has no bucket for (pages,
+# citations, messages of a voice session).
 TOKEN_KEYS: Final = {
     "input_mtok": "input",
     "output_mtok": "output",
@@ -43,9 +43,21 @@ TOKEN_KEYS: Final = {
     "input_audio_mtok": "input_audio",
     "cache_audio_read_mtok": "cache_read_audio",
     "input_image_mtok": "input_image",
+    "cache_image_read_mtok": "cache_read_image",
+    "input_video_mtok": "input_video",
     "output_audio_mtok": "output_audio",
     "output_image_mtok": "output_image",
+    "output_video_mtok": "output_video",
     "output_reasoning_mtok": "reasoning",
+}
+
+# genai-prices key -> the units of `Usage` it prices, and picodollars of one at one USD.  Of two for a unit the later speaks.
+UNIT_KEYS: Final[dict[str, tuple[tuple[str, ...], Fraction]]] = {
+    "storage_searches_kcount": (("file_searches",), Fraction(10**9)),
+    "input_mchars": (("characters",), Fraction(10**6)),
+    "audio_hours": (("input_audio_milliseconds", "output_audio_milliseconds"), Fraction(10**12, 3_600_000)),
+    "input_audio_hours": (("input_audio_milliseconds",), Fraction(10**12, 3_600_000)),
+    "output_audio_hours": (("output_audio_milliseconds",), Fraction(10**12, 3_600_000)),
 }
 
 _EXACT: Final = Context(prec=60)
@@ -81,12 +93,16 @@ def find_entry(provider: str, name: str) -> Entry | None:
 
 
 def rates_at(entry: Entry, at: float, tier: str) -> Rates | None:
-    """The rates of an entry at an instant, or None where the list has no token price above zero."""
+    """The rates of an entry at an instant, or None where the list has no price above zero of a token or a unit."""
     moment = datetime.fromtimestamp(at, UTC)
-    steps = _tier_steps(entry, moment, tier)
-    if steps is None:
+    if not entry.model.prices:
         return None
     prices = entry.model.get_prices(moment).__dict__
+    steps, own_units = _tier_steps(entry, moment, tier), _own_units(entry, prices, tier)
+    if steps is None:
+        if not any(own_units.values()):
+            return None
+        steps = build_steps({0: {}})
     request_picos = _picos(prices.get("requests_kcount"), _PICOS_PER_USD_PER_THOUSAND)
     search_picos = _picos(prices.get("web_searches_kcount"), _PICOS_PER_USD_PER_THOUSAND)
     if prices.get("web_searches_kcount") is None and not request_picos:  # a request fee is what a search model charges
@@ -101,8 +117,45 @@ def rates_at(entry: Entry, at: float, tier: str) -> Rates | None:
         steps=steps,
         request_picos=request_picos,
         web_search_picos=search_picos,
+        unit_picos=unit_picos_of(_overlay.fee_picos(entry.owner) | own_units),
         valid_from=valid_from,
         valid_until=valid_until,
+    )
+
+
+def _own_units(entry: Entry, prices: Mapping[str, object], tier: str) -> dict[str, int]:
+    """Picodollars of each unit that the list has a price of.  What a tier makes dearer is so too; its discounts are not."""
+    times = max(
+        Fraction(1),
+        *(
+            _overlay.tier_times(word, entry.owner, family(entry.model.id)) or Fraction(1)
+            for word in tier.lower().split("+")
+        ),
+    )
+    found: dict[str, int] = {}
+    for key, (units, picos_per_usd) in UNIT_KEYS.items():
+        usd = prices.get(key)
+        if isinstance(usd, Decimal):
+            found.update(dict.fromkeys(units, math.ceil(Fraction(usd) * picos_per_usd * times)))
+    return found
+
+
+def rates_of_units(provider: str, model: str, tier: str) -> Rates | None:
+    """The rates of a model that only the overlay knows, by a unit that is no token; None for any other model."""
+    asked = model_id(provider, model)
+    words = tier.lower().split("+")
+    known = _overlay.unit_prices(provider, asked, words)
+    if not known:
+        return None
+    times = max(Fraction(1), *(_overlay.tier_times(word, provider, asked) or Fraction(1) for word in words))
+    return Rates(
+        provider=provider,
+        matched_model=asked,
+        tier=tier,
+        source="list",
+        version="farebox's own list",
+        steps=build_steps({0: {}}),
+        unit_picos=unit_picos_of({unit: _times(picos, times) for unit, picos in known.items()}),
     )
 
 

@@ -2,60 +2,110 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from decimal import ROUND_CEILING, Context, Decimal
+from fractions import Fraction
 from typing import Any, Final
 
 import attrs
 
 from farebox._money import UsdLike, to_decimal
 from farebox.prices._names import model_id, provider_id
-from farebox.prices._overlay import search_fee_usd
-from farebox.prices._rates import Rates, build_steps
+from farebox.prices._overlay import fee_picos, search_fee_usd
+from farebox.prices._rates import Rates, build_steps, unit_picos_of
 
 _EXACT: Final = Context(prec=60)
-_AMOUNTS: Final = ("input_per_million", "output_per_million", "cache_read_per_million", "cache_write_per_million")
-_NEEDED: Final = _AMOUNTS[:2]
+_NEEDED: Final = ("input_per_million", "output_per_million")
+#: What a price of something else than tokens is called, the units of `Usage` that it prices, and how many it is of.
+_UNITS: Final[dict[str, tuple[tuple[str, ...], int]]] = {
+    "per_image": (("images",), 1),
+    "per_million_characters": (("characters",), 1_000_000),
+    "per_audio_minute": (("input_audio_milliseconds", "output_audio_milliseconds"), 60_000),
+    "per_video_second": (("video_milliseconds",), 1_000),
+}
+_AMOUNTS: Final = (*_NEEDED, "cache_read_per_million", "cache_write_per_million", *_UNITS)
 _KEYS: Final = (*_AMOUNTS, "provider")
 _EXAMPLE: Final = '{"my-llm": {"input_per_million": 0.5, "output_per_million": 1.5, "provider": "local"}}'
 
 
+def _amount(usd: UsdLike | None, name: str) -> Decimal | None:
+    return None if usd is None else to_decimal(usd, name)
+
+
 # One converter per field, so that an error names the field.
-def _input(usd: UsdLike) -> Decimal:
-    return to_decimal(usd, "input_per_million")
+def _input(usd: UsdLike | None) -> Decimal | None:
+    return _amount(usd, "input_per_million")
 
 
-def _output(usd: UsdLike) -> Decimal:
-    return to_decimal(usd, "output_per_million")
+def _output(usd: UsdLike | None) -> Decimal | None:
+    return _amount(usd, "output_per_million")
 
 
 def _cache_read(usd: UsdLike | None) -> Decimal | None:
-    return None if usd is None else to_decimal(usd, "cache_read_per_million")
+    return _amount(usd, "cache_read_per_million")
 
 
 def _cache_write(usd: UsdLike | None) -> Decimal | None:
-    return None if usd is None else to_decimal(usd, "cache_write_per_million")
+    return _amount(usd, "cache_write_per_million")
+
+
+def _per_image(usd: UsdLike | None) -> Decimal | None:
+    return _amount(usd, "per_image")
+
+
+def _per_characters(usd: UsdLike | None) -> Decimal | None:
+    return _amount(usd, "per_million_characters")
+
+
+def _per_audio_minute(usd: UsdLike | None) -> Decimal | None:
+    return _amount(usd, "per_audio_minute")
+
+
+def _per_video_second(usd: UsdLike | None) -> Decimal | None:
+    return _amount(usd, "per_video_second")
 
 
 @attrs.frozen(kw_only=True)
 class ManualPrice:
-    """A price of the user's own, in USD per million tokens; it beats every list price, in every service tier.
+    """A price of the user's own, in USD; it beats every list price, in every service tier.
 
     Attributes:
         model: A model's name, or the beginning of one followed by `*`.
+        input_per_million, output_per_million: USD per million tokens.  Both are needed, but for a model that is paid by
+            one of the units below; its tokens then cost nothing.
         provider: Only for this provider (any spelling farebox knows); None for all of them.
         cache_read_per_million: None: cached input costs what other input does.
         cache_write_per_million: None: 1.25, 2 or 2.5 times the input price, by the lifetime of the cache.
+        per_image: USD of a picture that is made.
+        per_million_characters: USD per million characters that are read aloud.
+        per_audio_minute: USD per minute of sound, in or out.
+        per_video_second: USD per second of video.
 
     All prices zero means the model is free.
+
+    Raises:
+        ValueError: no price at all, or one of the two of tokens without the other.
     """
 
     model: str = attrs.field()
-    input_per_million: Decimal = attrs.field(converter=_input)
-    output_per_million: Decimal = attrs.field(converter=_output)
+    input_per_million: Decimal | None = attrs.field(default=None, converter=_input)
+    output_per_million: Decimal | None = attrs.field(default=None, converter=_output)
     cache_read_per_million: Decimal | None = attrs.field(default=None, converter=_cache_read)
     cache_write_per_million: Decimal | None = attrs.field(default=None, converter=_cache_write)
+    per_image: Decimal | None = attrs.field(default=None, converter=_per_image)
+    per_million_characters: Decimal | None = attrs.field(default=None, converter=_per_characters)
+    per_audio_minute: Decimal | None = attrs.field(default=None, converter=_per_audio_minute)
+    per_video_second: Decimal | None = attrs.field(default=None, converter=_per_video_second)
     provider: str | None = None
+
+    def __attrs_post_init__(self) -> None:
+        missing = [name for name in _NEEDED if getattr(self, name) is None]
+        if missing and (len(missing) == 1 or all(getattr(self, name) is None for name in _UNITS)):
+            raise ValueError(
+                f"model {self.model!r} has no {missing[0]}; a price needs {' and '.join(_NEEDED)}, 0 for free, "
+                f"or one of {', '.join(_UNITS)}"
+            )
 
     @model.validator
     def _check_model(self, _: Any, model: str) -> None:
@@ -68,12 +118,17 @@ class ManualPrice:
 
     def rates(self, provider: str, model: str) -> Rates:
         """These prices as rates for one model they fit."""
-        known = {"input": _picos(self.input_per_million), "output": _picos(self.output_per_million)}
-        if self.cache_read_per_million is not None:
-            known["cache_read"] = _picos(self.cache_read_per_million)
-        if self.cache_write_per_million is not None:
-            known["cache_write"] = _picos(self.cache_write_per_million)
-        fee = _picos(Decimal(search_fee_usd(provider))) * 1_000 if any(known.values()) else 0
+        known = {
+            name: _picos(usd)
+            for name in ("input", "output", "cache_read", "cache_write")
+            if (usd := getattr(self, f"{name}_per_million")) is not None
+        }
+        is_free = not any(known.values())
+        fee = 0 if is_free else _picos(Decimal(search_fee_usd(provider))) * 1_000
+        units = {} if is_free else fee_picos(provider)
+        for name, (priced, each) in _UNITS.items():
+            if (usd := getattr(self, name)) is not None:
+                units.update(dict.fromkeys(priced, math.ceil(Fraction(usd) * 10**12 / each)))
         return Rates(
             provider=provider,
             matched_model=self.model,
@@ -81,6 +136,7 @@ class ManualPrice:
             version="manual",
             steps=build_steps({0: known}),
             web_search_picos=fee,
+            unit_picos=unit_picos_of(units),
         )
 
 
@@ -118,8 +174,8 @@ class ManualPrices:
 def read_prices(text_or_path: str) -> list[ManualPrice]:
     """Prices from the environment variable FAREBOX_PRICES: inline JSON if it starts with `{`, else a TOML file's path.
 
-    Both say the same: a table by model, with `input_per_million` and `output_per_million` in USD, and if you like
-    `cache_read_per_million`, `cache_write_per_million` and `provider`.
+    Both say the same: a table by model, with `input_per_million` and `output_per_million` in USD, and if you like the
+    others of `ManualPrice`.
 
     Raises:
         ValueError: What is wrong, where, what the choices are, and a line to write.
@@ -159,12 +215,16 @@ def _read_row(where: str, model: str, table: Any) -> ManualPrice:
             )
         if key == "provider" and not isinstance(value, str):
             raise ValueError(f'{where}: {model!r} has provider = {value!r}; write a name such as "openai" or "local"')
+    by_unit = any(key in table for key in _UNITS) and not any(key in table for key in _NEEDED)
     for key in _NEEDED:
-        if key not in table:
+        if key not in table and not by_unit:
             raise ValueError(
                 f"{where}: {model!r} has no {key}; a price needs {' and '.join(_NEEDED)}, 0 for free\nwrite {line}"
             )
     try:
+        for key in _NEEDED:
+            if key in table:
+                to_decimal(table[key], key)  # null is no price
         return ManualPrice(model=model, **table)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {model!r}: {error}\nwrite {line}") from None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Final
 
@@ -37,6 +40,30 @@ class SearchFee:
 
     provider: str
     usd_per_thousand: str
+    source: str
+    read: str
+
+
+@attrs.frozen
+class ToolFee:
+    """USD of one unit that a provider charges beside any model's tokens."""
+
+    provider: str
+    unit: str
+    usd: Fraction
+    source: str
+    read: str
+
+
+@attrs.frozen
+class UnitPrice:
+    """USD of one unit of a model that the list lacks: of all of them, or of those of a kind, which is asked for as a tier."""
+
+    providers: tuple[str, ...]
+    model: str
+    kind: str
+    unit: str
+    usd: Fraction
     source: str
     read: str
 
@@ -116,6 +143,53 @@ SEARCH_FEES: Final = (
     SearchFee("", "35", "the dearest of the above", "2026-11-21"),
 )  # fmt: skip
 
+_OPENAI_PRICING = "https://developers.openai.com/api/docs/pricing"
+_OPENAI = ("openai", "azure")
+_MILLISECONDS: Final = 1_000
+_SNAPSHOT: Final = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+
+TOOL_FEES: Final = (
+    ToolFee("openai", "file_searches", Fraction("0.0025"), _OPENAI_PRICING, "2026-11-21"),
+    # 0.03, 0.12, 0.48 and 1.92 for twenty minutes of 1, 4, 16 and 64 GB: the same for each GB and minute.
+    ToolFee("openai", "container_gigabyte_minutes", Fraction("0.0015"), _OPENAI_PRICING, "2026-11-21"),
+    # 0.05 an hour of a container, whatever its memory: it counts as one gigabyte.  Beyond what is free each month.
+    ToolFee("anthropic", "container_gigabyte_minutes", Fraction(5, 6_000), _CLAUDE_PRICING, "2026-11-21"),
+    # Of a provider that is not here: the dearest of those above.
+    ToolFee("", "file_searches", Fraction("0.0025"), _OPENAI_PRICING, "2026-11-21"),
+    ToolFee("", "container_gigabyte_minutes", Fraction("0.0015"), _OPENAI_PRICING, "2026-11-21"),
+)  # fmt: skip
+
+
+def _pictures(model: str, kind: str, usd: str) -> UnitPrice:
+    return UnitPrice(_OPENAI, model, kind, "images", Fraction(usd), _OPENAI_PRICING, "2026-11-29 (a copy)")
+
+
+def _video(model: str, kind: str, usd_per_second: str) -> UnitPrice:
+    usd = Fraction(usd_per_second) / _MILLISECONDS
+    return UnitPrice(_OPENAI, model, kind, "video_milliseconds", usd, _OPENAI_PRICING, "2026-11-29 (a copy)")
+
+
+# A kind is quality and size, as the request has them; one that is not here costs the dearest of its model.
+UNIT_PRICES: Final = (
+    _pictures("dall-e-2", "256x256", "0.016"),
+    _pictures("dall-e-2", "512x512", "0.018"),
+    _pictures("dall-e-2", "1024x1024", "0.02"),
+    _pictures("dall-e-3", "standard/1024x1024", "0.04"),
+    _pictures("dall-e-3", "standard/1024x1792", "0.08"),
+    _pictures("dall-e-3", "standard/1792x1024", "0.08"),
+    _pictures("dall-e-3", "hd/1024x1024", "0.08"),
+    _pictures("dall-e-3", "hd/1024x1792", "0.12"),
+    _pictures("dall-e-3", "hd/1792x1024", "0.12"),
+    _video("sora-2", "720x1280", "0.10"),
+    _video("sora-2", "1280x720", "0.10"),
+    _video("sora-2-pro", "720x1280", "0.30"),
+    _video("sora-2-pro", "1280x720", "0.30"),
+    _video("sora-2-pro", "1024x1792", "0.50"),
+    _video("sora-2-pro", "1792x1024", "0.50"),
+    _video("sora-2-pro", "1080x1920", "0.70"),
+    _video("sora-2-pro", "1920x1080", "0.70"),
+)
+
 
 def corrections(provider: str, model: str) -> dict[str, str]:
     """USD per million tokens, by bucket, that replace the list's for this model."""
@@ -142,3 +216,22 @@ def premium_times(provider: str) -> Fraction:
 def search_fee_usd(provider: str) -> str:
     """USD per 1,000 web searches of a model without a fee of its own."""
     return next(row.usd_per_thousand for row in SEARCH_FEES if row.provider in (provider, ""))
+
+
+def fee_picos(provider: str) -> dict[str, int]:
+    """Picodollars of each unit that a provider charges beside tokens."""
+    fees = {row.unit: row.usd for row in TOOL_FEES if row.provider == ""}
+    fees.update({row.unit: row.usd for row in TOOL_FEES if row.provider == provider})
+    return {unit: _picos(usd) for unit, usd in fees.items()}
+
+
+def unit_prices(provider: str, model: str, kinds: Iterable[str]) -> dict[str, int]:
+    """Picodollars of each unit of a model that the list lacks, of the first of these kinds that it has; {} for another model."""
+    name = _SNAPSHOT.sub("", model)
+    rows = [row for row in UNIT_PRICES if provider in row.providers and row.model == name]
+    chosen = next((fitting for kind in kinds if (fitting := [row for row in rows if row.kind == kind])), rows)
+    return {unit: max(_picos(row.usd) for row in chosen if row.unit == unit) for unit in {row.unit for row in chosen}}
+
+
+def _picos(usd: Fraction) -> int:
+    return math.ceil(usd * 10**12)

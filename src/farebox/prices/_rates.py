@@ -1,4 +1,4 @@
-"""The rates of one model: what its tokens cost, and the most they can cost.
+"""The rates of one model: what its tokens and its units cost, and the most they can cost.
 
 All rates are integer picodollars per token.  A model with long-context prices has several steps: the step is chosen by
 all input tokens of the call (cached ones too) and applies to every token of it, also to the output.
@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from operator import mul
 from typing import Final, Literal
 
 import attrs
 
-from farebox._call import Usage
+from farebox._call import NO_UNITS, UNITS, Usage
 from farebox._money import PICOS_PER_NANO, picos_to_nanos
 
 _TEXT: Final = Usage._fields.index("uncached_input_tokens")
 _SAID: Final = Usage._fields.index("visible_output_tokens")
+_ZEROS: Final = len(Usage._fields) - 2
+_FIRST_UNIT: Final = len(Usage._fields) - len(UNITS)
+_PLACE_OF_UNIT: Final = {name: place for place, name in enumerate(UNITS)}
 
 CacheWrite = Literal["none", "known", "5m", "30m", "1h", "12h"]
 
@@ -25,8 +29,8 @@ _LEVELS: Final[dict[str, int]] = {"none": 0, "known": 1, "5m": 2, "30m": 3, "1h"
 
 _BUCKETS: Final = (
     "uncached_input", "cache_read", "cache_write_5m", "cache_write_30m", "cache_write_1h", "cache_write_12h",
-    "input_audio", "cache_read_audio", "input_image",
-    "visible_output", "reasoning", "output_audio", "output_image",
+    "input_audio", "cache_read_audio", "input_image", "cache_read_image", "input_video",
+    "visible_output", "reasoning", "output_audio", "output_image", "output_video",
 )  # fmt: skip
 
 
@@ -48,10 +52,13 @@ class Step:
     input_audio: int
     cache_read_audio: int
     input_image: int
+    cache_read_image: int
+    input_video: int
     visible_output: int
     reasoning: int
     output_audio: int
     output_image: int
+    output_video: int
     input_bounds: tuple[int, ...]
     output_bound: int
 
@@ -67,6 +74,15 @@ class Step:
             raise ValueError(f"cache_write={cache_write!r} is unknown; choose from {', '.join(_LEVELS)}") from None
 
 
+def unit_picos_of(known: Mapping[str, int]) -> tuple[int, ...]:
+    """Picodollars of each of `UNITS`, in their order, from those that are known; a fee is what it is."""
+    return tuple(PICOS_PER_NANO if name == "fees_nanos" else known.get(name, 0) for name in UNITS)
+
+
+#: Of a model that has no unit but its tokens.
+ONLY_FEES: Final = unit_picos_of({})
+
+
 @attrs.frozen(kw_only=True)
 class Rates:
     """The prices of one model, in one service tier, from `valid_from` until before `valid_until` (epoch seconds).
@@ -79,6 +95,7 @@ class Rates:
         version: Price list and version, such as `"genai-prices 0.2.3"`; `"manual"` for a price of the user's.
         request_picos: Fee of the call itself, whatever it uses.
         web_search_picos: Fee of each web search.
+        unit_picos: Price of one of each of `UNITS`, in their order.
     """
 
     provider: str
@@ -89,20 +106,21 @@ class Rates:
     steps: tuple[Step, ...]
     request_picos: int = 0
     web_search_picos: int = 0
+    unit_picos: tuple[int, ...] = ONLY_FEES
     valid_from: float = -math.inf
     valid_until: float = math.inf
 
     @property
     def is_free(self) -> bool:
         """Whether nothing a call can use costs anything."""
-        return not (self.request_picos or self.web_search_picos) and all(
+        return not (self.request_picos or self.web_search_picos or self.unit_picos != ONLY_FEES) and all(
             not getattr(step, bucket) for step in self.steps for bucket in _BUCKETS
         )
 
     def charge_nanos(self, usage: Usage) -> int:
         """Nanodollars that `usage` costs: summed exactly in picodollars, rounded up once."""
         text, said = usage[_TEXT], usage[_SAID]
-        if len(self.steps) == 1 and sum(usage) == text + said:
+        if len(self.steps) == 1 and usage.count(0) == _ZEROS and text and said:
             # Nothing cached, reasoned, spoken, drawn or searched for, as most often.
             step = self.steps[0]
             return -(-(self.request_picos + text * step.uncached_input + said * step.visible_output) // PICOS_PER_NANO)
@@ -114,10 +132,13 @@ class Rates:
         audio = usage.input_audio_tokens
         cached_audio = usage.cache_read_audio_tokens
         image = usage.input_image_tokens
+        cached_image = usage.cache_read_image_tokens
+        video = usage.input_video_tokens
         steps = self.steps
         step = steps[0]
         if len(steps) > 1:
             total = text + cached + write_5m + write_30m + write_1h + write_12h + audio + cached_audio + image
+            total += cached_image + video
             if total > steps[1].above:
                 step = self._step(total)
 
@@ -139,14 +160,23 @@ class Rates:
             picos += cached_audio * step.cache_read_audio
         if image:
             picos += image * step.input_image
+        if cached_image:
+            picos += cached_image * step.cache_read_image
+        if video:
+            picos += video * step.input_video
         if reasoning := usage.reasoning_tokens:
             picos += reasoning * step.reasoning
         if audio_out := usage.output_audio_tokens:
             picos += audio_out * step.output_audio
         if image_out := usage.output_image_tokens:
             picos += image_out * step.output_image
+        if video_out := usage.output_video_tokens:
+            picos += video_out * step.output_video
         if searches := usage.web_searches:
             picos += searches * self.web_search_picos
+        units = usage[_FIRST_UNIT:]
+        if any(units):
+            picos += sum(map(mul, units, self.unit_picos))
         return -(-picos // PICOS_PER_NANO)
 
     def bound(
@@ -157,6 +187,7 @@ class Rates:
         audio: bool = False,
         images: bool = False,
         web_searches: int = 0,
+        units: Mapping[str, int] = NO_UNITS,
     ) -> tuple[int, int]:
         """The most a call can cost: nanodollars for its input and fees, and nanodollars per output token.
 
@@ -167,8 +198,9 @@ class Rates:
             cache_write: What the request can write to a prompt cache: `"none"` or up to the named lifetime, if it says
                 so; by default every kind that has a price on the list (for Claude the dearest is 2x the input rate).
             audio: Whether audio may go in or come out.
-            images: Whether images may go in or come out.
+            images: Whether images or video may go in or come out.
             web_searches: At most so many.
+            units: At most so much of each of `UNITS` that is named.
         """
         step = self._step(input_tokens)
         input_rate = step.input_bound(cache_write)
@@ -181,10 +213,17 @@ class Rates:
                     input_rate = max(input_rate, reached.input_audio, reached.cache_read_audio)
                     output_rate = max(output_rate, reached.output_audio)
                 if images:
-                    input_rate = max(input_rate, reached.input_image)
-                    output_rate = max(output_rate, reached.output_image)
+                    input_rate = max(input_rate, reached.input_image, reached.cache_read_image, reached.input_video)
+                    output_rate = max(output_rate, reached.output_image, reached.output_video)
         picos = input_tokens * input_rate + self.request_picos + web_searches * self.web_search_picos
+        for name, count in units.items():
+            picos += count * self.unit_picos[_PLACE_OF_UNIT[name]]
         return -(-picos // PICOS_PER_NANO), -(-output_rate // PICOS_PER_NANO)
+
+    @property
+    def unit_prices(self) -> dict[str, int]:
+        """`unit_picos` by the names of `UNITS`."""
+        return dict(zip(UNITS, self.unit_picos, strict=True))
 
     @property
     def web_search_nanos(self) -> int:
@@ -224,7 +263,7 @@ def merge_dearest(choices: Iterable[tuple[Step, ...]]) -> tuple[Step, ...]:
 
 def _step(above: int, known: Mapping[str, int]) -> Step:
     """Fill what has no price of its own: with the price it is billed at if nothing is said, never with zero."""
-    dearest = max(known.values())
+    dearest = max(known.values(), default=0)
     text = known.get("input", dearest)
     output = known.get("output", dearest)
     cache_read = known.get("cache_read", text)
@@ -254,10 +293,13 @@ def _step(above: int, known: Mapping[str, int]) -> Step:
         # Without a price for cached audio no discount is known: it costs what fresh audio does.
         cache_read_audio=known.get("cache_read_audio", known.get("input_audio", cache_read)),
         input_image=known.get("input_image", text),
+        cache_read_image=known.get("cache_read_image", known.get("input_image", cache_read)),
+        input_video=known.get("input_video", text),
         visible_output=output,
         reasoning=reasoning,
         output_audio=known.get("output_audio", output),
         output_image=known.get("output_image", output),
+        output_video=known.get("output_video", output),
         input_bounds=(none, listed, to_5m, to_30m, to_1h, max(to_1h, write_12h)),
         output_bound=max(output, reasoning),
     )
