@@ -72,6 +72,23 @@ UNITS: Final = Usage._fields[Usage._fields.index("file_searches") :]
 NO_UNITS: Final[Mapping[str, int]] = MappingProxyType({})
 
 
+class Part(NamedTuple):
+    """The most that a part of a call can use, of whatever model: a picture that a tool draws, the rows of a batch.
+
+    Attributes:
+        model: "" for the call's own.
+        input_tokens, output_tokens: Of all its requests together; pictures and sound count by their tokens.
+        requests: How many they are.
+        longest_input: Input tokens of the longest of them, which chooses the step of its prices; 0: all of them.
+    """
+
+    model: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    requests: int = 1
+    longest_input: int = 0
+
+
 EMPTY_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
 
 #: How a call ended.  "refused" and "vetoed" calls were never sent; of a "failed" one nothing was billed.  "corrected" is no
@@ -175,9 +192,11 @@ class _Progress:
     was_closed: bool = False
     error_class: str = ""
     usage: Usage | None = None
+    #: What other models used for the call, which `usage` holds as a fee only: at their own prices.
+    others: tuple[tuple[str, Usage], ...] = ()
     #: Output tokens received, estimated upwards, when a stream was closed before its usage came; 0: nothing is known.
     received_tokens: int = 0
-    #: Why a usage report was not believed, "" where it was.
+    #: Why a usage report was not believed, or had to be made up; "" where it is the provider's own.
     doubt: str = ""
     cost_usd_nanos: int | None = None
     #: What it is known to have cost, whatever its tokens say.
@@ -247,6 +266,8 @@ class _Said(_Progress):
     most_web_searches: int = 0
     #: The most that it can use of each of `UNITS`, by name.
     most_units: Mapping[str, int] = NO_UNITS
+    #: What it may use besides; looked at only along with `has_images`, `has_audio` or `most_units`.
+    parts: tuple[Part, ...] = ()
     messages: int = 0
     system_bytes: int = 0
     tools_bytes: int = 0

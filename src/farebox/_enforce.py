@@ -131,7 +131,12 @@ def after_call(provider_name: str, *, call: Call) -> None:
     call.ended_at_seconds = time.time()
     usage = call.usage
     if usage is not None:
-        nanos, tokens_in, tokens_out = _charge(call, plan), usage.input_tokens, usage.output_tokens
+        tokens_in, tokens_out = usage.input_tokens, usage.output_tokens
+        if call.others:
+            _charge_others(call, plan)
+            tokens_in += sum(used.input_tokens for _, used in call.others)
+            tokens_out += sum(used.output_tokens for _, used in call.others)
+        nanos = _charge(call, plan)
     elif call.outcome in _UNBILLED:
         nanos, tokens_in, tokens_out = 0, 0, 0
     else:
@@ -193,9 +198,24 @@ def _charge(call: Call, plan: Plan) -> int | None:
             return None
         call.cost_source = "estimated"  # nobody knows its price: it is charged as the dearest model known
         return plan.rates.charge_nanos(call.usage)
-    call.cost_source = rates.source
+    call.cost_source = "estimated" if call.doubt else rates.source
     call.price_version = rates.version
     return rates.charge_nanos(call.usage)
+
+
+def _charge_others(call: Call, plan: Plan) -> None:
+    """Put on the usage, as a fee, what other models used for the call: each at its own price."""
+    assert call.usage is not None
+    nanos = 0
+    for model, used in call.others:
+        rates = plan.state.card.find(
+            call.provider_name, model, call.started_at_seconds, call.served_tier or call.tier
+        ) or plan.state.card.find_stand_in(call.provider_name, call.started_at_seconds)
+        if rates is None:
+            call.doubt = f"nobody knows a price of {model[:100]}"
+        else:
+            nanos += rates.charge_nanos(used)
+    call.usage = call.usage._replace(fees_nanos=call.usage.fees_nanos + nanos)
 
 
 def _presumed(call: Call, plan: Plan) -> tuple[int | None, int, int]:

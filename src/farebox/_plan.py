@@ -17,7 +17,7 @@ from typing import Any, Final
 import attrs
 
 from farebox import _config, _speak, _standing
-from farebox._call import Call, next_number
+from farebox._call import Call, Part, next_number
 from farebox._frames import Frame, Speaker
 from farebox._line import Line, Work
 from farebox._needs import PRIOR_TOKENS, PRIOR_TOKENS_REASONING, Site
@@ -275,6 +275,9 @@ def quote(call: Call, frame: Frame | None) -> Plan:
                 web_searches=call.most_web_searches,
                 units=call.most_units,
             )
+            for part in call.parts:
+                input_nanos += _part_nanos(call, part, rates, state)
+                tokens_in += part.input_tokens + part.output_tokens
     elif call.fixed_usd_nanos is not None:
         input_nanos, tokens_in = call.fixed_usd_nanos, call.fixed_tokens
 
@@ -327,6 +330,22 @@ def quote(call: Call, frame: Frame | None) -> Plan:
         sends_cap,
         stump,
     )
+
+
+def _part_nanos(call: Call, part: Part, own: Rates, state: _config.State) -> int:
+    """The most that a part of a call can cost; of a model that nobody knows as much as the dearest."""
+    rates: Rates | None = own
+    if part.model:
+        at, tier = call.started_at_seconds, call.tier
+        rates = state.card.find_dearest(call.provider_name, part.model, at, tier=tier)
+        rates = rates or state.card.find_stand_in(call.provider_name, at, tier) or own
+    assert rates is not None
+    longest = part.longest_input or part.input_tokens
+    first, per_token = rates.bound(longest, cache_write=call.cache_write, audio=call.has_audio, images=call.has_images)
+    once = rates.bound(0)[0]
+    if longest:
+        first = -(-first * part.input_tokens // longest)
+    return first + once * part.requests + per_token * part.output_tokens
 
 
 def _goes_on_from(call: Call, state: _config.State, limits: ModelLimits) -> int:

@@ -51,7 +51,7 @@ def test_a_response_is_known_by_the_end_of_its_path(path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/responses/input_tokens", "/responses/resp_1", "/responses/resp_1/cancel", "/responses/compact", "/my-responses"],
+    ["/responses/input_tokens", "/responses/resp_1", "/responses/resp_1/cancel", "/my-responses"],
 )
 def test_what_is_not_a_new_response_is_not_metered(path: str) -> None:
     assert OPENAI.read_request(path, {"model": "m", "input": "hi"}, "") is None
@@ -134,10 +134,21 @@ def test_a_response_is_rewritten_by_its_own_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tier", "read_as"), [(None, ""), ("auto", ""), ("flex", "flex"), ("priority", "priority"), (5, "")]
+    ("tier", "read_as"), [(None, ""), ("auto", "auto"), ("flex", "flex"), ("priority", "priority"), (5, "")]
 )
 def test_the_tier_is_the_one_asked_for(tier: Any, read_as: str) -> None:
     assert read(service_tier=tier).tier == read_as
+
+
+def test_a_compaction_is_a_call_without_a_cap_that_could_be_sent() -> None:
+    body = {"model": "gpt-5", "input": "hi " * 40, "instructions": "x", "previous_response_id": "resp_1"}
+    call = OPENAI.read_request("/responses/compact", body, "")
+    assert call is not None
+    assert (call.operation_name, call.request_model, call.previous_response_id) == ("chat", "gpt-5", "resp_1")
+    assert (call.accepts_cap, call.declared_cap, call.is_continuable) == (False, None, False)
+    assert OPENAI.rewrite(call, body) == {}
+    OPENAI.read_answer(call, {"id": "cmp_1", "usage": answer()["usage"]})
+    assert call.usage == BUCKETS
 
 
 @pytest.mark.parametrize(("store", "is_continuable"), [(None, True), (True, True), (False, False)])
@@ -260,8 +271,8 @@ def test_pictures_in_an_output_are_no_text() -> None:
 def test_what_is_only_named_has_its_own_maximum_and_no_proof(part: dict[str, Any], name: str) -> None:
     call = read([user(part)], model="gpt-4o-mini")
     assert call.unbounded == (name,)
-    assert not call.fills_context
-    assert bound_tokens(call) >= (48_169 if name != "input_file" else 400_000)
+    assert call.fills_context == (name == "input_file")
+    assert bound_tokens(call) >= (48_169 if name != "input_file" else 0)
 
 
 @pytest.mark.parametrize(
@@ -532,8 +543,15 @@ def test_what_an_image_model_used_is_added() -> None:
         "input_tokens_details": {"image_tokens": 20, "text_tokens": 10},
         "output_tokens": 1_056,
     }
-    found = answered(answer(tool_usage={"image_gen": drawn})).usage
-    assert found == BUCKETS._replace(uncached_input_tokens=50, input_image_tokens=20, output_image_tokens=1_056)
+    found = answered(answer(tool_usage={"image_gen": drawn}))
+    assert found.usage == BUCKETS
+    used = Usage(uncached_input_tokens=10, input_image_tokens=20, output_image_tokens=1_056)
+    assert found.others == (("gpt-image-1", used),)
+    drawn["cached_tokens_details"] = {"cached_image_tokens": 15, "cached_text_tokens": 90}
+    drawn["output_tokens_details"] = {"text_tokens": 56}
+    ((_, used),) = answered(answer(tool_usage={"image_gen": drawn})).others
+    assert (used.cache_read_image_tokens, used.input_image_tokens, used.cache_read_tokens) == (15, 5, 10)
+    assert (used.output_image_tokens, used.visible_output_tokens, used.input_tokens) == (1_000, 56, 30)
     nothing = {"input_tokens": 0, "output_tokens": 0, "input_tokens_details": {"image_tokens": 0, "text_tokens": 0}}
     assert answered(answer(tool_usage={"image_gen": nothing})).usage == BUCKETS
     call = answered(answer(tool_usage={"image_gen": {**drawn, "output_tokens": "many"}}))

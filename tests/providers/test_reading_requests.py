@@ -157,7 +157,7 @@ def test_what_is_no_whole_number_is_none(value: Any) -> None:
 def test_the_tier_asked_for_is_kept() -> None:
     assert [read(OPENAI, service_tier=tier).tier for tier in (None, "auto", "flex", "priority", 5)] == [
         "",
-        "",
+        "auto",
         "flex",
         "priority",
         "",
@@ -415,15 +415,21 @@ PICTURE = base64.b64encode(bytes(range(256)) * 400).decode()
         ({"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}}, 48_169),
         ({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}, 48_169),
         ({"type": "input_audio", "input_audio": {"data": PICTURE, "format": "wav"}}, 128_000),
-        ({"type": "file", "file": {"file_data": PICTURE}}, 400_000),
     ],
-    ids=["image", "linked image", "audio", "file"],
+    ids=["image", "linked image", "audio"],
 )
 def test_a_media_part_of_a_chat_counts_its_maximum_and_not_its_bytes(part: dict[str, Any], most: int) -> None:
     call = read(OPENAI, [{"role": "user", "content": [part]}])
     assert call.text_bytes < 100
     assert most <= call.extra_input_tokens <= most + 200
     assert (call.has_images, call.has_audio) == (most == 48_169, most == 128_000)
+
+
+@pytest.mark.parametrize("file", [{"file_data": PICTURE}, {"file_id": "file_1"}], ids=["unreadable", "by id"])
+def test_a_file_that_can_not_be_read_may_be_all_that_the_model_can_read(file: dict[str, Any]) -> None:
+    call = read(OPENAI, [{"role": "user", "content": [{"type": "file", "file": file}]}])
+    assert (call.fills_context, call.unbounded) == (True, ("file",))
+    assert call.extra_input_tokens < 500
 
 
 @pytest.mark.parametrize(("kind", "most"), [("image", 4_800), ("document", 200_000), ("container_upload", 200_000)])

@@ -14,15 +14,15 @@ from farebox.providers._media import read_openai_part
 from farebox.providers._reading import Part, Sizes, fields, listed, name_of, text_of
 from farebox.providers._vision import Pictures, openai_image_tokens
 
-#: Most input tokens of one content part, where it can't be read or bounded.  A picture has its own by model; a file or a
-#: recording may fill a context window.
+#: Most input tokens of one content part, where it can't be read or bounded.  A picture has its own by model, and a file may
+#: fill all that the model can read.
 _MEDIA_TOKENS: Final = {
     "input_image": 0,
     "computer_screenshot": 0,
     "image": 0,  # drawn by code that ran at the provider
     "image_generation_call": 0,
     "input_audio": 128_000,
-    "input_file": 400_000,
+    "input_file": 0,
 }
 _FEATURES: Final = {"input_audio": "audio", "input_file": "files"}
 _TEXT_KINDS: Final = frozenset(
@@ -152,7 +152,8 @@ class Input:
         if self._system_bytes:
             call.system_bytes = self._system_bytes
         if sizes.unbounded:
-            call.unbounded, call.fills_context = sizes.unbounded, self._fills_context
+            call.unbounded = sizes.unbounded
+            call.fills_context = self._fills_context or "input_file" in sizes.unbounded
         if self.features:
             call.features = self.features
         if "12h" in sizes.cache_lifetimes:
@@ -175,7 +176,7 @@ class Input:
 
 def _read_part(model: str, kind: str, found: Mapping[str, Any], most: int) -> Part:
     """A part as `read_openai_part` knows it, whatever a picture is called here and wherever it is held."""
-    if _MEDIA_TOKENS[kind]:
+    if "image" not in kind and kind != "computer_screenshot":
         return read_openai_part(model, kind, found, most)
     held = found.get("result") if kind == "image_generation_call" else found.get("image_url") or found.get("url")
     if kind == "image_generation_call" and isinstance(held, str):

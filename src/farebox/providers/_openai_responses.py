@@ -10,13 +10,15 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from farebox._call import Call, Usage
+from farebox._call import Call
 from farebox.providers._openai_items import Input
-from farebox.providers._openai_tools import Tools
+from farebox.providers._openai_tools import Tools, with_tools
 from farebox.providers._openai_usage import RESPONSES, read_cap, read_head, read_tier, read_usage
-from farebox.providers._reading import Sizes, UnreadableUsage, count, fields, listed, text_of
+from farebox.providers._reading import Sizes, fields, listed, text_of
 
 PATH: Final = "/responses"
+#: As it is found, by the end of a path.
+COMPACT: Final = "/compact"
 
 #: The API refuses less: https://github.com/earendil-works/pi/issues/6265 (read 2026-11-21).
 _LEAST_CAP: Final = 16
@@ -91,11 +93,25 @@ class Responses:
         read_head(call, found)
         call.is_cut = _is_cut(found)
         usage = read_usage(call, found.get("usage"), RESPONSES, web_searches=_web_searches(found))
-        call.usage = None if usage is None else _with_pictures(call, usage, found)
+        call.usage = None if usage is None else with_tools(call, usage, found)
         call.is_pending = call.usage is None and found.get("status") in _UNFINISHED
 
     def stream_reader(self, call: Call) -> _EventReader:
         return _EventReader(call)
+
+
+class Compact(Responses):
+    """`POST /responses/compact`: a conversation is read and its summary written, with no cap that could be sent."""
+
+    def read_request(self, provider_name: str, body: Mapping[str, Any], server_address: str) -> Call | None:
+        asked = {name: value for name, value in body.items() if name not in ("max_output_tokens", "stream")}
+        call = super().read_request(provider_name, asked, server_address)
+        if call is not None:
+            call.endpoint, call.accepts_cap, call.is_continuable = COMPACT, False, False
+        return call
+
+    def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
+        return {"model": call.sent_model} if call.sent_model else {}
 
 
 class _EventReader:
@@ -205,24 +221,6 @@ _EFFORTS: Final = {
     **dict.fromkeys(("low", "medium", "high"), "reasoning_effort"),
     "xhigh": "reasoning_xhigh",
 }
-
-
-def _with_pictures(call: Call, usage: Usage, found: Mapping[str, Any]) -> Usage | None:
-    """The usage and what an image model used for the answer, which is not in its totals."""
-    drawn = fields(fields(found.get("tool_usage")).get("image_gen"))
-    if not drawn:
-        return usage
-    try:
-        whole = count(drawn, "input_tokens")
-        images = min(whole, count(fields(drawn.get("input_tokens_details")), "image_tokens"))
-        return usage._replace(
-            uncached_input_tokens=usage.uncached_input_tokens + whole - images,
-            input_image_tokens=usage.input_image_tokens + images,
-            output_image_tokens=usage.output_image_tokens + count(drawn, "output_tokens"),
-        )
-    except UnreadableUsage as reason:
-        call.doubt = f"tool_usage.image_gen: {reason}"
-        return None
 
 
 _FORMATS: Final = {"json_schema": "structured_output", "json_object": "json_mode"}

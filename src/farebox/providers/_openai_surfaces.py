@@ -23,6 +23,7 @@ class Surface(Protocol):
 
 SURFACES: Final[dict[str, Surface]] = {
     _openai_responses.PATH: _openai_responses.SURFACE,
+    _openai_responses.COMPACT: _openai_responses.Compact(),
     _openai_completions.PATH: _openai_completions.Completions(),
     _openai_embeddings.PATH: _openai_embeddings.Embeddings(),
 }

@@ -23,9 +23,9 @@ def read_cap(call: Call, given: Any) -> None:
 
 
 def read_tier(call: Call, body: Mapping[str, Any]) -> None:
-    """The service tier asked for.  "auto" is the project's own setting, which is as good as none."""
+    """The service tier asked for.  "auto" leaves it to the project's settings: the dearest that its model has."""
     tier = body.get("service_tier")
-    call.tier = tier if isinstance(tier, str) and tier != "auto" else ""
+    call.tier = tier if isinstance(tier, str) else ""
 
 
 def is_own_server(server_address: str) -> bool:
@@ -179,7 +179,7 @@ class ChoicesReader:
         if self._usage is None:
             return
         if self._is_final or self._has_ended():
-            self._call.usage = read_usage(self._call, self._usage, CHAT)
+            self._call.usage = read_usage(self._call, self._usage, CHAT, web_searches=self._call.most_web_searches)
         else:
             self._call.doubt = "the stream ended before its answer"
 

@@ -41,9 +41,9 @@ _CAPS: Final = ("max_completion_tokens", "max_tokens")
 #: Models that refuse `max_tokens` (https://platform.openai.com/docs/api-reference/chat/create, read 2026-11-21).
 _NEW_CAP_MODELS: Final = ("o1", "o3", "o4", "gpt-5", "gpt-6")
 
-#: Most input tokens of one content part, where it can't be read or bounded.  A picture has its own by model; a file or a
-#: recording may fill a context window.
-_MEDIA_TOKENS: Final = {"image_url": 0, "input_audio": 128_000, "file": 400_000}
+#: Most input tokens of one content part, where it can't be read or bounded.  A picture has its own by model, and a file may
+#: fill all that the model can read.
+_MEDIA_TOKENS: Final = {"image_url": 0, "input_audio": 128_000, "file": 0}
 _TEXT_KINDS: Final = frozenset(("text", "refusal", *_MEDIA_TOKENS))
 
 # Parameters that put nothing in front of the model.  Any other one counts as text.
@@ -136,6 +136,8 @@ class OpenAI:
             _read_options(call, body, sizes)
         elif "temperature" in body and _is_tuned(body["temperature"], 1):
             call.features = _SAMPLING
+        if "-search" in model:
+            call.most_web_searches = 1  # it searches, whether asked to or not
         extra_tokens = sizes.extra_tokens + _TOKENS_PER_REQUEST + _TOKENS_PER_MESSAGE * call.messages
         call.text_bytes = sizes.text_bytes
         call.dense_bytes = sizes.dense_bytes
@@ -172,7 +174,7 @@ class OpenAI:
         read_finish(call, found)
         usage = found.get("usage")
         if usage is not None:
-            call.usage = read_usage(call, usage, CHAT)
+            call.usage = read_usage(call, usage, CHAT, web_searches=call.most_web_searches)
 
     def stream_reader(self, call: Call) -> StreamReader:
         return _ChatReader(call) if call.endpoint == _CHAT else SURFACES[call.endpoint].stream_reader(call)
@@ -234,7 +236,7 @@ def _read_options(call: Call, body: Mapping[str, Any], sizes: Sizes) -> None:
     call.choices = min(whole_number(body.get("n")) or 1, _MOST_CHOICES)
     call.reasons = body.get("reasoning_effort") not in (None, "none")
     call.has_images, call.has_audio = sizes.has_images, sizes.has_audio or bool(body.get("audio"))
-    call.unbounded = sizes.unbounded
+    call.unbounded, call.fills_context = sizes.unbounded, "file" in sizes.unbounded
     call.features = frozenset(_features(body, sizes))
     if sizes.pictures:
         pictures = Pictures(tuple(sizes.pictures), openai_image_tokens)

@@ -8,10 +8,15 @@ import attrs
 from attrs.validators import ge, optional
 
 from farebox.testing._fake.dialect import Ask, Piece, Reply
+from farebox.testing._fake.prices import CONTAINER_PICOS, FILE_SEARCH_PICOS, MILLI_USD_PICOS, PRICES, Charge
 
 DEFAULT_OUTPUT_TOKENS = 300
 TOKENS_PER_CHUNK = 8
-SEARCH_TOKENS = 1_000  # what a web search puts in front of the model, which then reads everything once more
+SEARCH_TOKENS = 1_000  # what a search puts in front of the model, which then reads everything once more
+FIXED_SEARCH_TOKENS = 8_000  # of a search on the web for the models below, whatever is found
+FIXED_SEARCH_MODELS = ("gpt-4o-mini", "gpt-4.1-mini")
+DRAWN_INPUT_TOKENS = 60  # of a picture that a tool draws
+DRAWN_OUTPUT_TOKENS = 4_160
 WORD = "abc "  # one token of generated text: four bytes, as `count_tokens` counts
 
 Tokenizer = Callable[[str], int]
@@ -34,6 +39,7 @@ class Answer:
     `served_model` answers, and is charged, in place of the model asked for.
     `function` is called by the model, with `text` as the JSON of its arguments.
     `web_searches` are made and charged, as far as the request allows them; after each the whole prompt is read again.
+    So are `file_searches`, and `pictures` by a tool that draws.  `runs_code` in a container, if the request has one made.
     """
 
     output_tokens: int | None = attrs.field(default=None, validator=optional(ge(0)))
@@ -47,6 +53,9 @@ class Answer:
     served_model: str | None = None
     function: str = ""
     web_searches: int = attrs.field(default=0, validator=ge(0))
+    file_searches: int = attrs.field(default=0, validator=ge(0))
+    pictures: int = attrs.field(default=0, validator=ge(0))
+    runs_code: bool = False
 
     def __attrs_post_init__(self) -> None:
         if self.output_tokens is not None and self.reasoning_tokens > self.output_tokens:
@@ -71,8 +80,18 @@ def compose(answer: Answer, ask: Ask, count: Tokenizer, *, response_id: str, cre
 
     searches = min(answer.web_searches, ask.most_searches)
     left = ask.input_tokens if answer.input_tokens is None else answer.input_tokens
-    left += searches * left + SEARCH_TOKENS * searches * (searches + 1) // 2
+    found_tokens = FIXED_SEARCH_TOKENS if ask.model.startswith(FIXED_SEARCH_MODELS) else SEARCH_TOKENS
+    left += searches * left + found_tokens * searches * (searches + 1) // 2
+    file_searches, pictures = min(answer.file_searches, ask.most_file_searches), min(answer.pictures, ask.most_pictures)
+    left += file_searches * SEARCH_TOKENS
     input_tokens = left
+    charges = list(ask.charges)
+    if file_searches:
+        charges.append(Charge("file searches", file_searches, FILE_SEARCH_PICOS))
+    if answer.runs_code and ask.container:
+        charges.append(Charge("containers", 1, CONTAINER_PICOS[ask.container] * MILLI_USD_PICOS))
+    if pictures:
+        charges += drawn(ask.draws, pictures)
     left -= (cached := min(answer.cached_tokens, left))
     left -= (write := min(answer.cache_write_tokens, left))
     write_1h = min(answer.cache_write_1h_tokens, left)
@@ -93,7 +112,22 @@ def compose(answer: Answer, ask: Ask, count: Tokenizer, *, response_id: str, cre
         shown=ask.choices if ask.shown is None else ask.shown,
         function=answer.function,
         searches=searches,
+        file_searches=file_searches,
+        pictures=pictures,
+        runs_code=answer.runs_code and bool(ask.container),
+        image_tokens=min(ask.image_tokens, left),
+        audio_tokens=min(ask.audio_tokens, left),
+        charges=tuple(charges),
     )
+
+
+def drawn(model: str, pictures: int) -> list[Charge]:
+    """What a tool that draws charges: at the prices of its own model."""
+    price = PRICES[model]
+    return [
+        Charge("tokens to draw", pictures * DRAWN_INPUT_TOKENS, price.input),
+        Charge("tokens drawn", pictures * DRAWN_OUTPUT_TOKENS, price.output),
+    ]
 
 
 def _prefix(text: str, tokens: int, count: Tokenizer) -> str:

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import attrs
 
-from farebox.testing._fake.prices import Price
+from farebox.testing._fake.prices import Charge, Price
 
 
 @attrs.frozen(kw_only=True)
@@ -30,6 +30,14 @@ class BillLine:
     response_id: str  # the `id` in the body
     at: float  # epoch seconds
     web_searches: int = 0
+    image_tokens: int = 0  # parts of the input
+    audio_tokens: int = 0
+    charges: tuple[Charge, ...] = ()  # for anything else
+    percent: int = 100  # what tokens cost of their usual price
+
+    def count(self, what: str) -> int:
+        """How many of something were charged."""
+        return sum(charge.count for charge in self.charges if charge.what == what)
 
     @property
     def usd(self) -> Decimal:
@@ -152,4 +160,8 @@ def _nanos(price: Price, line: BillLine) -> int:
         cache_write_tokens=line.cache_write_tokens,
         cache_write_1h_tokens=line.cache_write_1h_tokens,
         web_searches=line.web_searches,
+        image_tokens=line.image_tokens,
+        audio_tokens=line.audio_tokens,
+        charges=line.charges,
+        percent=line.percent,
     )

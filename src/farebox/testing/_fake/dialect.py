@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import attrs
 
-from farebox.testing._fake.prices import Vendor
+from farebox.testing._fake.prices import Charge, Vendor
 
 IMAGE_TOKENS = 765  # any image, sound or file counts as one 1024 x 1024 image of gpt-4o; say input_tokens= for more
 MESSAGE_TOKENS = 3  # what a chat template adds to every message, and once more before the answer
@@ -50,6 +50,14 @@ class Ask:
     input_tokens: int
     shown: int | None = None  # choices that are answered; None: all
     most_searches: int = 0  # on the web
+    most_file_searches: int = 0
+    most_pictures: int = 0  # that a tool may draw
+    draws: str = ""  # what draws them
+    container: str = ""  # the memory of a container for code; "": none is made
+    image_tokens: int = 0  # parts of the input
+    audio_tokens: int = 0
+    charges: tuple[Charge, ...] = ()
+    form: str = ""  # of the answer, in a format of its own
     base64: bool = False  # embeddings as bytes
     inputs: int = 1  # texts to embed
     is_stored: bool = False  # the answer is kept and can be asked after, or gone on from
@@ -86,6 +94,12 @@ class Reply:
     reasoning_tokens: int
     cut: bool
     shown: int
+    file_searches: int = 0
+    pictures: int = 0
+    runs_code: bool = False
+    image_tokens: int = 0
+    audio_tokens: int = 0
+    charges: tuple[Charge, ...] = ()
     function: str  # the text are the arguments of a call of it; "": the text is text
     searches: int
 

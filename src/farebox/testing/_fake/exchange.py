@@ -193,6 +193,9 @@ class Exchange:
                 response_id=reply.response_id,
                 at=self.clock(),
                 web_searches=reply.searches,
+                image_tokens=reply.image_tokens,
+                audio_tokens=reply.audio_tokens,
+                charges=reply.charges,
             ),
         )
 

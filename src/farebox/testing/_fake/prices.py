@@ -8,6 +8,7 @@ platform.claude.com/docs/en/about-claude/pricing) were not at hand that day.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from decimal import Decimal
 from typing import Literal
 
@@ -15,6 +16,9 @@ import attrs
 
 PICOS_PER_NANO = 1_000
 SEARCH_PICOS = 10_000_000_000  # USD 10 per thousand web searches, at either vendor
+FILE_SEARCH_PICOS = 2_500_000_000  # USD 2.50 per thousand
+CONTAINER_PICOS = {"1g": 30, "4g": 120, "16g": 480, "64g": 1_920}  # thousandths of a USD for 20 minutes
+MILLI_USD_PICOS = 10**9
 _PICOS_PER_TOKEN = 1_000_000  # one USD per million tokens is a million picodollars per token
 
 Rate = str | int | float | Decimal
@@ -34,11 +38,21 @@ def _picos_or_none(rate: Rate | None) -> int | None:
 
 
 @attrs.frozen
+class Charge:
+    """So many of something that is no token of the model that answers, in picodollars each."""
+
+    what: str
+    count: int
+    picos_each: int
+
+
+@attrs.frozen
 class Price:
     """Rates of one model, given in USD per million tokens as price pages print them, kept in picodollars per token.
 
     `cached` None is the input rate; `cache_write` None is the input rate, `cache_write_1h` None is `cache_write`.
     `longer=(above, price)`: a prompt of more than `above` input tokens is charged at `price` throughout.
+    `image` and `audio` are the rates of pictures and sound that go in, None is the input rate.
     `vendor` None serves the model in both formats, otherwise the other one answers 404.
     """
 
@@ -49,6 +63,8 @@ class Price:
     cache_write_1h: int | None = attrs.field(default=None, converter=_picos_or_none)
     longer: tuple[int, Price] | None = None
     vendor: Vendor | None = None
+    image: int | None = attrs.field(default=None, converter=_picos_or_none)
+    audio: int | None = attrs.field(default=None, converter=_picos_or_none)
 
     def nanos(
         self,
@@ -59,10 +75,15 @@ class Price:
         cache_write_tokens: int = 0,
         cache_write_1h_tokens: int = 0,
         web_searches: int = 0,
+        image_tokens: int = 0,
+        audio_tokens: int = 0,
+        charges: Iterable[Charge] = (),
+        percent: int = 100,
     ) -> int:
         """The charge in nanodollars, rounded up once.
 
-        `input_tokens` holds all input; cached and written tokens are parts of it.
+        `input_tokens` holds all input; cached and written tokens, pictures and sound are parts of it.  `percent` is what
+        tokens cost of their usual price.
         """
         rates = self
         if self.longer is not None and input_tokens > self.longer[0]:
@@ -71,14 +92,18 @@ class Price:
         write = rates.input if rates.cache_write is None else rates.cache_write
         write_1h = write if rates.cache_write_1h is None else rates.cache_write_1h
         fresh_tokens = input_tokens - cached_tokens - cache_write_tokens - cache_write_1h_tokens
-        picos = (
+        fresh_tokens -= image_tokens + audio_tokens
+        tokens_picos = (
             fresh_tokens * rates.input
+            + image_tokens * (rates.input if rates.image is None else rates.image)
+            + audio_tokens * (rates.input if rates.audio is None else rates.audio)
             + cached_tokens * cached
             + cache_write_tokens * write
             + cache_write_1h_tokens * write_1h
             + output_tokens * rates.output
-            + web_searches * SEARCH_PICOS
         )
+        picos = -(-tokens_picos * percent // 100) + web_searches * SEARCH_PICOS
+        picos += sum(charge.count * charge.picos_each for charge in charges)
         return -(-picos // PICOS_PER_NANO)
 
 
@@ -113,6 +138,8 @@ PRICES: dict[str, Price] = {
     "gpt-3.5-turbo-instruct": _openai("1.50", "1.50", "2.00"),
     "davinci-002": _openai("2.00", "2.00", "2.00"),
     "babbage-002": _openai("0.40", "0.40", "0.40"),
+    "gpt-image-1": Price(input=5, cached="1.25", output=40, image=10, vendor="openai"),
+    "gpt-image-1.5": Price(input=5, cached="1.25", output=32, image=8, vendor="openai"),
     "text-embedding-3-small": _openai("0.02", "0.02", "0"),
     "text-embedding-3-large": _openai("0.13", "0.13", "0"),
     "text-embedding-ada-002": _openai("0.10", "0.10", "0"),

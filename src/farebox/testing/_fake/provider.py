@@ -148,6 +148,9 @@ class FakeProvider:
         served_model: str | None = None,
         function: str = "",
         web_searches: int = 0,
+        file_searches: int = 0,
+        pictures: int = 0,
+        runs_code: bool = False,
     ) -> None:
         """What the model wants to say from now on, or to the next `times` requests; see `Answer` for the fields.
 
@@ -165,6 +168,9 @@ class FakeProvider:
             "served_model": served_model,
             "function": function,
             "web_searches": web_searches,
+            "file_searches": file_searches,
+            "pictures": pictures,
+            "runs_code": runs_code,
         }
         if answer is not None and any(fields.values()):
             raise ValueError("give an answer or its fields, not both")

@@ -15,11 +15,13 @@ TEMPLATE_MODEL = "gpt-4o-mini"  # and the model that it names
 HOSTED_TOOL_TOKENS = 300  # the hidden instructions that a hosted tool brings along
 MOST_SEARCHES = 10  # where the request does not say
 
+COMPACT = "/v1/responses/compact"
+
 _STORED = re.compile(r"^/v1/responses/(?P<id>resp[^/]*)(?P<cancel>/cancel)?$")
 
 
 class Responses(OpenAIFormat):
-    paths = ("/v1/responses", "/v1/responses/input_tokens")
+    paths = ("/v1/responses", "/v1/responses/input_tokens", COMPACT)
     free_paths: tuple[str, ...] = ("/v1/responses/input_tokens",)
 
     def serves(self, method: str, path: str) -> bool:
@@ -57,7 +59,10 @@ class Responses(OpenAIFormat):
             message = "Mutually exclusive parameters. Ensure you are only providing one of: 'previous_response_id' or 'conversation'."
             raise Fault(400, message, REFUSED, code="mutually_exclusive_parameters")
         cap, calls = at_least(body, "max_output_tokens", LEAST_CAP), at_least(body, "max_tool_calls", 0)
-        searches = any(str(tool.get("type")).startswith("web_search") for tool in _dicts(body.get("tools")))
+        tools = _dicts(body.get("tools"))
+        kinds = [str(tool.get("type")) for tool in tools]
+        searches = any(kind.startswith("web_search") for kind in kinds)
+        most = MOST_SEARCHES if calls is None else calls
         return Ask(
             model=model,
             stream=body.get("stream") is True and path not in self.free_paths,
@@ -65,8 +70,15 @@ class Responses(OpenAIFormat):
             choices=1,
             wants_usage=True,
             input_tokens=self._input_tokens(body, count),
-            most_searches=0 if not searches else MOST_SEARCHES if calls is None else calls,
-            is_stored=body.get("store") is not False,
+            most_searches=most if searches else 0,
+            most_file_searches=most if "file_search" in kinds else 0,
+            most_pictures=most if "image_generation" in kinds else 0,
+            draws=next(
+                (tool.get("model") or "gpt-image-1" for tool in tools if tool["type"] == "image_generation"), ""
+            ),
+            container=next((_memory(tool) for tool in tools if tool.get("type") == "code_interpreter"), ""),
+            is_stored=body.get("store") is not False and path != COMPACT,
+            form="compaction" if path == COMPACT else "",
             background=body.get("background") is True,
             previous_id=previous or "",
             conversation_id=conversation or "",
@@ -106,12 +118,20 @@ class Responses(OpenAIFormat):
 
     def answer(self, ask: Ask, reply: Reply) -> dict[str, Any]:
         status = "incomplete" if reply.cut else "completed"
+        if ask.form == "compaction":
+            return {
+                "id": reply.response_id,
+                "object": "response.compaction",
+                "created_at": reply.created,
+                "output": [{"id": "cmp_1", "type": "compaction", "encrypted_content": reply.text}],
+                "usage": self.usage(reply, reply.output_tokens),
+            }
         return {
             **self.unfinished(ask, reply, status),
             "incomplete_details": {"reason": "max_output_tokens"} if reply.cut else None,
             "output": [item for item, _ in _items(reply, status)],
             "usage": self.usage(reply, reply.output_tokens),
-            "tool_usage": {"web_search": {"num_requests": reply.searches}},
+            "tool_usage": {"web_search": {"num_requests": reply.searches}, "image_gen": _drawn(reply)},
         }
 
     def unfinished(self, ask: Ask, reply: Reply, status: str) -> dict[str, Any]:
@@ -207,6 +227,18 @@ def _items(reply: Reply, status: str) -> Iterator[tuple[dict[str, Any], dict[str
         action = {"type": "search", "query": "q", "queries": ["q"]}
         item = {"id": f"ws_{tail}_{number}", "type": "web_search_call", "action": action}
         yield {**item, "status": "completed"}, {**item, "status": "in_progress"}
+    for number in range(reply.file_searches):
+        item = {"id": f"fs_{tail}_{number}", "type": "file_search_call", "queries": ["q"], "results": None}
+        yield {**item, "status": "completed"}, {**item, "status": "in_progress"}
+    if reply.runs_code:
+        item = {"id": f"ci_{tail}", "type": "code_interpreter_call", "code": "1", "container_id": f"cntr_{tail}"}
+        yield {**item, "outputs": [], "status": "completed"}, {**item, "outputs": None, "status": "in_progress"}
+    for number in range(reply.pictures):
+        item = {"id": f"ig_{tail}_{number}", "type": "image_generation_call"}
+        yield (
+            {**item, "result": "cGljdHVyZQ==", "status": "completed"},
+            {**item, "result": None, "status": "in_progress"},
+        )
     if reply.function:
         item = {"id": f"fc_{tail}", "type": "function_call", "call_id": f"call_{tail}", "name": reply.function}
         yield {**item, "arguments": reply.text, "status": status}, {**item, "arguments": "", "status": "in_progress"}
@@ -216,6 +248,25 @@ def _items(reply: Reply, status: str) -> Iterator[tuple[dict[str, Any], dict[str
             {**item, "content": [_part(reply.text)], "status": status},
             {**item, "content": [], "status": "in_progress"},
         )
+
+
+def _memory(tool: dict[str, Any]) -> str:
+    """The memory of a container that is made for a request; one that it names was made before."""
+    held = tool.get("container")
+    return str(held.get("memory_limit") or "1g") if isinstance(held, dict) else ""
+
+
+def _drawn(reply: Reply) -> dict[str, Any]:
+    """What an image model used for the answer."""
+    into = sum(charge.count for charge in reply.charges if charge.what == "tokens to draw")
+    out = sum(charge.count for charge in reply.charges if charge.what == "tokens drawn")
+    return {
+        "input_tokens": into,
+        "input_tokens_details": {"image_tokens": 0, "text_tokens": into},
+        "output_tokens": out,
+        "output_tokens_details": {"image_tokens": out, "text_tokens": 0},
+        "total_tokens": into + out,
+    }
 
 
 def _part(text: str) -> dict[str, Any]:
