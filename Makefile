@@ -10,16 +10,28 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types bench admission bounds peers ledgers audit storm format clean
+.PHONY: help demo test environments frameworks coverage lint types bench admission bounds peers ledgers audit storm format clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMP) ## a guided run against a fake provider: no key, no network
 	@$(PY) docs/demo.py
 
 test: lint types ## ruff, mypy, pytest: what has to pass
 	@$(PY) -m pytest
+
+environments: $(STAMP) ## those of the next that .ci/run has, too
+	@$(PY) -m tests.environments ci
+
+frameworks: $(STAMP) ## LangChain, pydantic-ai, CrewAI and others, real packages in environments of their own
+	@$(PY) -m tests.environments frameworks
+
+coverage: $(STAMP) ## docs/coverage.md, from what the tests of every environment have shown
+	@rm -rf build/surfaces
+	@$(PY) -m pytest -q -m surface --surfaces=build/surfaces/main.json
+	@$(PY) -m tests.environments frameworks --surfaces build/surfaces
+	@$(PY) -m tests.surfaces build/surfaces
 
 lint: $(STAMP) ## ruff: check and format --check
 	@$(PY) -m ruff check --quiet
@@ -56,6 +68,7 @@ format: $(STAMP) ## let ruff rewrite what it can
 
 clean: ## remove what make made, the venv too
 	@if [ -f '$(VENV)/pyvenv.cfg' ]; then rm -rf '$(VENV)'; fi
+	@rm -rf .venv-frameworks .venv-matrix
 	@rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find src tests benchmarks docs -type d -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 

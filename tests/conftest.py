@@ -15,6 +15,8 @@ os.environ["FAREBOX_CONFIG"] = ""  # no farebox.toml of whoever runs the tests
 
 STORM = os.environ.get("FAREBOX_STORM") == "long"
 
+pytest_plugins = ["tests.surfaces"]
+
 settings.register_profile("short", deadline=None, derandomize="CI" in os.environ)
 settings.register_profile("long", deadline=None, max_examples=2_000)
 settings.load_profile("long" if STORM else "short")

@@ -1,0 +1,143 @@
+"""What tests have shown of each surface and framework, for docs/coverage.md: a marker, a hook and the writer of the page.
+
+A row of the page is a marker on a test that passed:
+
+    @pytest.mark.surface("openai chat completions", kind=["sync", "stream"], proves=["exact", "refused"])
+
+`kind` is one or several of `KINDS`, `proves` of `PROOFS`.  In braces stand parameters of the test: "{ride} chat" is a row for
+each ride.  The version shown is that of the distribution `of=`, by default the first word of the name.
+
+`pytest --surfaces=FILE` writes down what passed; `python -m tests.surfaces FOLDER` makes the page of such files, which
+`make coverage` does for every environment there is.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+KINDS: Final = ("sync", "async", "stream", "async stream")
+PROOFS: Final = {
+    "exact": "recorded exactly",
+    "refused": "refused when exhausted",
+    "unbroken": "user's code unbroken",
+}
+PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "coverage.md"
+BEGIN, END = "<!-- from tests: begin -->", "<!-- from tests: end -->"
+_PROPERTY: Final = "surface"
+
+
+# ── in a run of pytest ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--surfaces", type=Path, help="write what @pytest.mark.surface tests have shown to this file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--surfaces") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Writer(config.getoption("--surfaces")))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in item.iter_markers("surface"):
+            item.user_properties.append((_PROPERTY, _row(item, mark)))
+
+
+def _row(item: pytest.Item, mark: pytest.Mark) -> dict[str, Any]:
+    """What a marker says of a test; unknown words are errors while tests are collected."""
+    params = getattr(item, "callspec", None)
+    values = {name: _word(item, name, value) for name, value in params.params.items()} if params else {}
+    (name,) = mark.args
+    rest = {
+        word: [mark.kwargs[word]] if isinstance(mark.kwargs[word], str) else mark.kwargs[word]
+        for word in ("kind", "proves")
+    }
+    kinds = [kind.format_map(values) for kind in rest["kind"]]
+    proofs = [proof.format_map(values) for proof in rest["proves"]]
+    name = name.format_map(values)
+    if unknown := {*kinds} - {*KINDS} | {*proofs} - {*PROOFS} | mark.kwargs.keys() - {"kind", "proves", "of"}:
+        raise pytest.UsageError(f"{item.nodeid}: surface(...) knows no {', '.join(map(repr, sorted(unknown)))}")
+    of = mark.kwargs.get("of", name.split()[0]).format_map(values)
+    is_framework = item.path.parent.name == "frameworks"
+    return {"name": name, "kinds": kinds, "proofs": proofs, "of": of, "is_framework": is_framework}
+
+
+def _word(item: pytest.Item, name: str, value: Any) -> str:
+    return value if isinstance(value, str) else str(getattr(value, "name", value))
+
+
+class Writer:
+    """Collects what passed, also from xdist's workers, and writes it when the run is over."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows: list[dict[str, Any]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed:
+            self._rows += [row for name, row in report.user_properties if name == _PROPERTY]
+
+    def pytest_sessionfinish(self) -> None:
+        for row in self._rows:
+            row["version"] = _version(row["of"])
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        content = {"python": platform.python_version(), "rows": self._rows}
+        self._path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""
+
+
+# ── the page ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def tables(files: Iterable[Path]) -> Iterator[str]:
+    """The page's tables, of what all runs have shown together."""
+    shown: dict[tuple[bool, str], dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for file in sorted(files):
+        for row in json.loads(file.read_text("utf-8"))["rows"]:
+            entry = shown[row["is_framework"], row["name"]]
+            if row["version"]:
+                entry["versions"].add(f"{row['of']} {row['version']}")
+            for proof in row["proofs"]:
+                entry[proof].update(row["kinds"])
+    for is_framework, title in ((False, "SDKs"), (True, "Frameworks")):
+        yield f"## {title}\n"
+        yield "| | " + " | ".join(PROOFS.values()) + " | with |"
+        yield "|---|" + "---|" * (len(PROOFS) + 1)
+        for (is_this, name), entry in sorted(shown.items()):
+            if is_this == is_framework:
+                cells = [", ".join(kind for kind in KINDS if kind in entry[proof]) or "not shown" for proof in PROOFS]
+                yield f"| {name} | {' | '.join(cells)} | {', '.join(sorted(entry['versions'], key=_by_version))} |"
+        yield ""
+
+
+def _by_version(text: str) -> list[Any]:
+    name, _, number = text.partition(" ")
+    return [name, [int(part) if part.isdigit() else 0 for part in number.split(".")]]
+
+
+def main() -> None:
+    text = PAGE.read_text("utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    made = "\n".join(tables(Path(sys.argv[1]).glob("*.json")))
+    PAGE.write_text(f"{before}{BEGIN}\n{made}\n{END}{after}", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
