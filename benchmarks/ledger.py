@@ -26,6 +26,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -49,10 +50,11 @@ _LONGEST_START_SECONDS: Final = 60.0
 
 
 class Work(NamedTuple):
-    """What one process did: when, and how long each of its reserves took, in µs."""
+    """What one process did: when, how much CPU its threads took in seconds, and how long each of its reserves took, in µs."""
 
     began: float
     ended: float
+    cpu: float
     micros: array[float]
 
 
@@ -111,12 +113,13 @@ def work(url: str, process: int, threads: int, seconds: float, start: Any, resul
     gc.collect()
     gc.freeze()
     start.wait()
-    began = time.monotonic()
+    began, cpu = time.monotonic(), time.process_time()
     ready.wait()
     for one in crew:
         one.join()
     ledger.flush()
-    results.put(Work(began, time.monotonic(), array("d", itertools.chain.from_iterable(done))))
+    ended, cpu = time.monotonic(), time.process_time() - cpu
+    results.put(Work(began, ended, cpu, array("d", itertools.chain.from_iterable(done))))
     ledger.close()
 
 
@@ -129,14 +132,15 @@ class Rate(NamedTuple):
     p50: float
     p99: float
     most: float
+    cpu: float
 
     def cells(self) -> list[str]:
         crew = f"{self.processes} × {self.threads}"
-        return [crew, *(f"{number:,.0f}" for number in (self.pairs, self.p50, self.p99, self.most))]
+        return [crew, *(f"{number:,.0f}" for number in (self.pairs, self.p50, self.p99, self.most, self.cpu))]
 
 
-def rate(url: str, processes: int, threads: int, seconds: float) -> Rate:
-    """So many processes and threads at once, at a new ledger."""
+def rate(url: str, processes: int, threads: int, seconds: float, server_cpu: Callable[[], float]) -> Rate:
+    """So many processes and threads at once, at a new ledger; `server_cpu` says what its server has taken so far, in seconds."""
     context = multiprocessing.get_context("spawn")
     start, results = context.Barrier(processes, timeout=_LONGEST_START_SECONDS), context.Queue()
     crew = [
@@ -145,13 +149,16 @@ def rate(url: str, processes: int, threads: int, seconds: float) -> Rate:
     ]
     for one in crew:
         one.start()
+    taken_by_server = -server_cpu()
     works = [results.get(timeout=seconds + _LONGEST_START_SECONDS) for _ in crew]
+    taken_by_server += server_cpu()
     for one in crew:
         one.join()
     micros = sorted(itertools.chain.from_iterable(one.micros for one in works))
     taken = max(one.ended for one in works) - min(one.began for one in works)
     p50, p99 = micros[len(micros) // 2], micros[len(micros) * 99 // 100]
-    return Rate(processes, threads, len(micros) / taken, p50, p99, micros[-1])
+    cpu = (sum(one.cpu for one in works) + taken_by_server) / len(micros) * 1e6
+    return Rate(processes, threads, len(micros) / taken, p50, p99, micros[-1], cpu)
 
 
 # ── stores ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -197,11 +204,23 @@ def redis_server(folder: Path) -> Iterator[int | None]:
         server.wait()
 
 
-def server_version(port: int) -> str:
+def server_says(port: int, section: str) -> dict[str, str]:
     with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(b"INFO server\r\n")
+        connection.sendall(b"INFO %s\r\n" % section.encode())
         said = connection.recv(65_536).decode()
-    found = dict(line.partition(":")[::2] for line in said.splitlines())
+    return dict(line.partition(":")[::2] for line in said.splitlines())
+
+
+def server_cpu(port: int | None) -> float:
+    """Seconds that the server has taken so far."""
+    if port is None:
+        return 0.0
+    found = server_says(port, "cpu")
+    return float(found["used_cpu_user"]) + float(found["used_cpu_sys"])
+
+
+def server_version(port: int) -> str:
+    found = server_says(port, "server")
     return f"{'Valkey' if 'valkey_version' in found else 'Redis'} {found.get('valkey_version', found['redis_version'])}"
 
 
@@ -278,8 +297,10 @@ def measured(stores: Sequence[str], seconds: float, folder: Path) -> Iterator[st
                 continue
             yield from ("", f"### {store}", "")
             crews = [crew for crew in CREWS if store != "memory" or crew[0] == 1]
-            head = ["processes × threads", "pairs/s", "reserve p50, µs", "p99", "most"]
-            yield from table(head, (rate(url_of(store, folder, port), *crew, seconds).cells() for crew in crews))
+            head = ["processes × threads", "pairs/s", "reserve p50, µs", "p99", "most", "CPU of a pair, µs"]
+            taken = partial(server_cpu, port if store == "redis" else None)
+            rates = (rate(url_of(store, folder, port), *crew, seconds, taken) for crew in crews)
+            yield from table(head, (one.cells() for one in rates))
 
 
 def main() -> None:
