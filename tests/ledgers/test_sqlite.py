@@ -139,11 +139,11 @@ def test_an_unknown_option_is_named(path: Path) -> None:
 
 
 def test_the_options_of_a_url_are_those_of_its_connections(opened: Callable[..., SqliteLedger], path: Path) -> None:
-    for query, synchronous in (("", 2), ("?synchronous=normal&timeout=2.5", 1)):
+    for query, milliseconds in (("", 5_000), ("?synchronous=normal&timeout=2.5", 2_500)):
         store = opened(query)._store
         assert isinstance(store, SqliteStore)
         assert store._writer is not None
-        assert store._writer.execute("PRAGMA synchronous").fetchone() == (synchronous,)
+        assert store._writer.execute("PRAGMA busy_timeout").fetchone() == (milliseconds,)
         assert store._writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 

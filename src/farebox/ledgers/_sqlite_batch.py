@@ -21,6 +21,7 @@ from farebox.ledgers import _operations as op
 from farebox.ledgers._book import check_amounts
 from farebox.ledgers._fitting import (
     NOTHING,
+    UNCHANGED,
     Amounts,
     amounts_of,
     limits_of,
@@ -42,10 +43,12 @@ from farebox.ledgers._sqlite_books import (
     Hold,
     Numbers,
     OwnIds,
+    check_fits,
 )
 from farebox.ledgers._sqlite_learnt import write_learnt
 from farebox.ledgers._sqlite_locks import Owner
-from farebox.ledgers._sqlite_rows import NewRows, Places, Text, text_of
+from farebox.ledgers._sqlite_rows import NewRows, Places, Text, call_text, text_of
+from farebox.ledgers._views import Glance
 
 _ADJUSTMENT, _CONTROL, _TOP_UP, _RESET = "adjustment", "control", "top up", "reset"
 _logger = logging.getLogger("farebox")
@@ -85,7 +88,12 @@ class Batch:
         self._learnt: dict[str, list[int]] = {}
         # Written down before the transaction: the others of this machine wait for its end.
         self._texts: dict[op.Operation, Text] = {}
+        self._calls: dict[op.Operation, str | Exception] = {}
         for operation in operations:
+            if type(operation) is op.Reserve:
+                if operation.call is not None:
+                    self._calls[operation] = call_text(form, operation.call)
+                continue
             row = getattr(operation, "row", None)
             if row is not None:
                 self._texts[operation] = text_of(form, row)
@@ -94,7 +102,7 @@ class Batch:
         """Do all, answer each or give it its error, and write what changed.  Within a transaction.
 
         Raises:
-            sqlite3.Error: nothing was done, once the transaction is rolled back.
+            sqlite3.Error, Stale: nothing was done, once the transaction is rolled back.
         """
         # Only now, that nobody else writes: a window that ends does so for all at once.
         self._now = self._clock()
@@ -117,20 +125,23 @@ class Batch:
         if self._learnt:
             write_learnt(self._connection, self._learnt)
         # Each who reserved sees its accounts as they are after all that was done together.
+        seen: dict[str, Glance] = {}
         for operation in self._operations:
-            if isinstance(operation, op.Reserve) and operation.error is None:
-                operation.views = self._books.glances(operation.accounts)
+            if type(operation) is op.Reserve and operation.error is None:
+                operation.views = self._books.glances(operation.accounts, seen)
 
     def _read(self) -> None:
         ids: list[str] = []
+        ending: list[str] = []
         keys: set[str] = set()
         controls: set[str] = set()
+        holds = self._books.holds
         for operation in self._operations:
             accounts: Sequence[Account] = ()
             match operation:
                 case op.End():
-                    if not self._own_ids.is_new(operation.hold_id):
-                        ids.append(operation.hold_id)
+                    if operation.hold_id not in holds and not self._own_ids.is_new(operation.hold_id):
+                        ending.append(operation.hold_id)
                 case op.Reserve() | op.Charge() | op.Extend():
                     if not self._own_ids.is_new(operation.hold_id):
                         ids.append(operation.hold_id)
@@ -152,7 +163,7 @@ class Batch:
                 keys.add(account.key)
                 if account.controls:
                     controls.update(account.controls)
-        self._books.read(ids, keys, controls)
+        self._books.read(ids, keys, controls, ending)
 
     # Holds
 
@@ -163,44 +174,38 @@ class Batch:
                 raise LedgerUnavailable("the hold was given up before the ledger was asked for it; nothing is held")
             asked.answer, asked.is_over = known.grant, known.state != HELD
             return
-        accounts = asked.accounts
+        books, accounts, now = self._books, asked.accounts, self._now
         for account in accounts:
-            account.key.encode()  # what UTF-8 can't write fails here, and not the whole batch later
+            if account.key not in books.balances:
+                account.key.encode()  # what UTF-8 can't write fails here, and not the whole batch later
             starts_at, ends_at = account.starts_at, account.ends_at
-            if (starts_at is not None and self._now < starts_at) or (ends_at is not None and self._now >= ends_at):
-                raise WindowClosed(self._now)
+            if (starts_at is not None and now < starts_at) or (ends_at is not None and now >= ends_at):
+                raise WindowClosed(now)
         forced = [account for account in accounts if account.key in asked.forced] if asked.forced else ()
         fitted = self._fit(accounts, asked.need, forced)
         if isinstance(fitted, Shortfall):
             asked.answer = fitted
             return
-        call = None if asked.call is None else self._form.dump(asked.call)
-        if call is not None:
-            call.encode()
+        call = self._calls.get(asked)
+        if isinstance(call, Exception):
+            raise call
         grant, changes, let_past = fitted
-        self._books.put(changes)
-        self._books.see(accounts)
-        hold = Hold(
-            asked.hold_id,
-            self._owner.name,
-            HELD,
-            grant,
-            tuple(changes),
-            let_past,
-            None if asked.ttl_seconds is None else self._now + asked.ttl_seconds,
-            call,
-        )
-        self._books.holds[hold.id] = self._books.changed_holds[hold.id] = hold
+        books.put(changes)
+        books.see(accounts)
+        deadline = None if asked.ttl_seconds is None else now + asked.ttl_seconds
+        hold = Hold(asked.hold_id, self._owner.name, HELD, grant, tuple(changes), let_past, deadline, call)
+        books.holds[hold.id] = books.changed_holds[hold.id] = hold
         asked.answer = grant
 
     def _fit(
         self, accounts: Sequence[Account], need: Need, forced: Sequence[Account]
-    ) -> Shortfall | tuple[Grant, dict[str, Numbers], dict[str, Amounts]]:
+    ) -> Shortfall | tuple[Grant, dict[str, Numbers], Mapping[str, Amounts]]:
         """What is granted, the balances after it, and what was let past a limit."""
         balances = self._books.balances
-        killed = self._books.killed(accounts, need.usd_nanos(need.least_cap))
-        if killed is not None:
-            return killed
+        if self._books.controls:
+            killed = self._books.killed(accounts, need.usd_nanos(need.least_cap))
+            if killed is not None:
+                return killed
         in_force = self._books.in_force(accounts)
         cap = need.want_cap
         if need.share or need.least_cap != cap:
@@ -211,28 +216,33 @@ class Batch:
         usd, tokens, calls = amounts_of(need, cap)
         check_amounts(usd, tokens, calls)
         changes: dict[str, Numbers] = {}
-        let_past: dict[str, Amounts] = {}
+        let_past: dict[str, Amounts] | None = None
         for account in accounts:
             key = account.key
             su, ru, du, st, rt, dt, sc, rc, dc, open_holds = balances.get(key, EMPTY)
-            most_usd, most_tokens, most_calls = limits_of(account, in_force)
-            if su + ru + usd > most_usd or st + rt + tokens > most_tokens or sc + rc + calls > most_calls:
+            ru, rt, rc = ru + usd, rt + tokens, rc + calls
+            if in_force:
+                most_usd, most_tokens, most_calls = in_force[key]
+            else:
+                most_usd, most_tokens, most_calls = account.limit_usd_nanos, account.limit_tokens, account.limit_calls
+            if su + ru > most_usd or st + rt > most_tokens or sc + rc > most_calls:
                 if account not in forced:
                     least, floor = amounts_of(need, need.least_cap), amounts_of(need, need.floor_cap)
                     short = shortfall(balances, accounts, forced, least, floor, in_force=in_force)
                     assert short is not None
                     return short
                 over = (
-                    past(su + ru, usd, most_usd),
-                    past(st + rt, tokens, most_tokens),
-                    past(sc + rc, calls, most_calls),
+                    past(su + ru - usd, usd, most_usd),
+                    past(st + rt - tokens, tokens, most_tokens),
+                    past(sc + rc - calls, calls, most_calls),
                 )
                 du, dt, dc = du + over[0], dt + over[1], dc + over[2]
+                let_past = let_past or {}
                 let_past[key] = over
-            changes[key] = (su, ru + usd, du, st, rt + tokens, dt, sc, rc + calls, dc, open_holds + 1)
+            changes[key] = (su, ru, du, st, rt, dt, sc, rc, dc, open_holds + 1)
         if let_past:
-            _check_fits(changes)
-        return _tuple(Grant, (cap, usd, tokens, calls)), changes, let_past
+            check_fits(changes)
+        return _tuple(Grant, (cap, usd, tokens, calls)), changes, let_past or UNCHANGED
 
     def _extend(self, asked: op.Extend) -> None:
         asked.answer = None
@@ -262,7 +272,7 @@ class Batch:
                 before = let_past.get(account.key, NOTHING)
                 let_past[account.key] = (before[0] + over[0], before[1] + over[1], before[2])
             changes[account.key] = (su, ru + more[0], du, st, rt + more[1], dt, sc, rc, dc, open_holds)
-        _check_fits(changes)
+        check_fits(changes)
         self._books.put(changes)
         hold.grant, hold.let_past = grant, let_past
         self._books.changed_holds[hold.id] = hold
@@ -286,31 +296,34 @@ class Batch:
         """The one way a hold ends."""
         usd, tokens, calls = amounts
         _, held_usd, held_tokens, held_calls = hold.grant
-        over_usd, over_tokens, over_calls = (
-            max(0, usd - held_usd),
-            max(0, tokens - held_tokens),
-            max(0, calls - held_calls),
-        )
-        balances, let_past, changes = self._books.balances, hold.let_past, dict[str, Numbers]()
+        is_over = usd > held_usd or tokens > held_tokens or calls > held_calls
+        books, let_past, changes = self._books, hold.let_past, dict[str, Numbers]()
         for key in hold.keys:
-            su, ru, du, st, rt, dt, sc, rc, dc, open_holds = balances[key]
-            su, ru, du = su + usd, ru - held_usd, du + over_usd
-            st, rt, dt = st + tokens, rt - held_tokens, dt + over_tokens
-            sc, rc, dc = sc + calls, rc - held_calls, dc + over_calls
+            su, ru, du, st, rt, dt, sc, rc, dc, open_holds = books.balances[key]
+            su, st, sc = su + usd, st + tokens, sc + calls
+            if is_over:
+                du, dt, dc = (
+                    du + max(0, usd - held_usd),
+                    dt + max(0, tokens - held_tokens),
+                    dc + max(0, calls - held_calls),
+                )
             if key in let_past:
                 # What its bound was let past the limit, and it did not use, is no debt; a reset may have taken it off.
                 past_usd, past_tokens, past_calls = let_past[key]
                 du = max(0, du - max(0, min(past_usd, held_usd - usd)))
                 dt = max(0, dt - max(0, min(past_tokens, held_tokens - tokens)))
                 dc = max(0, dc - max(0, min(past_calls, held_calls - calls)))
-            changes[key] = (su, ru, du, st, rt, dt, sc, rc, dc, open_holds - 1)
-        _check_fits(changes)
-        self._books.put(changes)
+            if (su | du | st | dt | sc | dc) > MOST_NANOS:  # one look at the bits of all
+                check_fits({key: (su, 0, du, st, 0, dt, sc, 0, dc, 0)})
+            changes[key] = (su, ru - held_usd, du, st, rt - held_tokens, dt, sc, rc - held_calls, dc, open_holds - 1)
+        books.put(changes)
         hold.state = state
-        hold.row_seq = self._keep(row)
-        self._books.changed_holds[hold.id] = hold
-        for key in hold.keys:
-            self._books.drop_if_forgotten(key)
+        if row is not None:
+            hold.row_seq = self._keep(row)
+        books.changed_holds[hold.id] = hold
+        if books.has_forgotten:
+            for key in hold.keys:
+                books.drop_if_forgotten(key)
 
     def _correct(self, hold: Hold, actual: Amounts, row: Text | None) -> None:
         """The bound was charged when the hold expired: charge what it really was instead."""
@@ -326,7 +339,7 @@ class Batch:
                     *(max(0, sc + calls), rc, dc + max(0, calls)),
                     open_holds,
                 )
-        _check_fits(changes)
+        check_fits(changes)
         self._books.put(changes)
         if hold.row_seq is not None:
             self._rows.take_back(hold.row_seq)
@@ -355,7 +368,7 @@ class Batch:
                 *(max(0, sc + calls), rc, dc + past(sc + rc, calls, limits[2])),
                 open_holds,
             )
-        _check_fits(changes)
+        check_fits(changes)
         self._books.see(accounts)
         return changes
 
@@ -484,12 +497,3 @@ _DOES: Final[dict[type[op.Operation], Callable[[Batch, Any], None]]] = {
     op.Expire: Batch._expire,
     op.Forget: Batch._forget,
 }
-
-
-def _check_fits(balances: Mapping[str, Numbers]) -> None:
-    """
-    Raises:
-        ValueError: 64 bits do not hold one of them.
-    """
-    if balances and max(map(max, balances.values())) > MOST_NANOS:
-        raise ValueError(f"an account would come to more than {MOST_NANOS}, the most that a database keeps")

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import attrs
 
+from farebox._money import MOST_NANOS
 from farebox.ledgers import NO_LIMIT, Account, Control, Grant, Shortfall
 from farebox.ledgers._fitting import NOTHING, UNCHANGED, Amounts, Limits, limits_of
 from farebox.ledgers._sqlite_schema import put
@@ -107,20 +108,37 @@ class OwnIds:
         return True
 
 
-class Books:
-    """Accounts and holds, as far as a connection was told to read them; for one transaction at a time."""
+class Stale(Exception):
+    """A hold that was known from before has been ended by another process; the transaction is to be done anew."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+
+class Books:
+    """Accounts and holds, as far as a connection was told to read them; for one transaction at a time.
+
+    Args:
+        owner: Whose open holds stay known when others have written.  Others end them only once their time is over or their
+            owner is taken for dead, and when they are ended here it shows that they are gone.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, owner: str) -> None:
         self._connection = connection
+        self._owner = owner
         #: What SQLite calls the state of the database that is known here; None: nothing is known.
         self._version: int | None = None
         self._next_version: int | None = None
         self._forget_all()
 
     def _forget_all(self) -> None:
+        #: Own holds from before others wrote.
+        self._from_before: dict[str, Hold] = {}
+        self._relies_on_before = False
         self.balances: dict[str, Numbers] = {}
         self.standings: dict[str, Standing] = {}
         self.controls: dict[str, Control] = {}
+        #: As whom each account was seen last, which says that its standing is known to be that.
+        self._last_seen: dict[str, Account] = {}
+        #: Whether an account is to be forgotten; False until then spares a look at each.
+        self.has_forgotten = False
         #: Whether an account was topped up; False until then spares a look at each.
         self.has_tops = False
         self.holds: dict[str, Hold] = {}
@@ -138,10 +156,16 @@ class Books:
     def begin(self) -> bool:
         """Within a new transaction; False where nothing is known any more, because somebody else may have written."""
         ((version,),) = self._connection.execute("PRAGMA data_version").fetchall()
+        was_committed = self._version is not None
         is_known = version == self._version and len(self._known_keys) < _MOST_KNOWN
         self._version, self._next_version = None, version
+        self._relies_on_before = False
         if not is_known:
+            kept = self._from_before
+            kept.update((hold.id, hold) for hold in self.holds.values() if hold.owner == self._owner)
             self._forget_all()
+            if was_committed and len(kept) < _MOST_KNOWN:
+                self._from_before = kept
         return is_known
 
     def is_committed(self) -> None:
@@ -160,10 +184,27 @@ class Books:
 
     # Reading
 
-    def read(self, ids: Iterable[str], keys: Iterable[str], controls: Iterable[str]) -> None:
-        """Holds by id, and accounts by key with those of the holds; what stands under these controls."""
+    def read(
+        self, ids: Iterable[str], keys: Iterable[str], controls: Iterable[str], ending: Iterable[str] = ()
+    ) -> None:
+        """Holds by id, and accounts by key with those of the holds; what stands under these controls.
+
+        Args:
+            ending: Ids of which it is enough to know what they were when this process made them.
+        """
         new = [hold_id for hold_id in ids if hold_id not in self.holds]
         wanted = set(keys)
+        if self._from_before:
+            for hold_id in new:
+                self._from_before.pop(hold_id, None)
+        for hold_id in ending:
+            hold = self.holds.get(hold_id) or self._from_before.pop(hold_id, None)
+            if hold is None:
+                new.append(hold_id)
+            elif hold_id not in self.holds:
+                self.holds[hold_id] = hold
+                self._relies_on_before = True
+                wanted.update(hold.keys)
         if new:
             self._read_holds(new)
             wanted.update(*(self.holds[hold_id].keys for hold_id in new if hold_id in self.holds))
@@ -218,11 +259,16 @@ class Books:
             self.balances[row[0]] = row[1:11]
             standing = self.standings[row[0]] = standing_of(row)
             self.has_tops = self.has_tops or standing.top != NOTHING
+            self.has_forgotten = self.has_forgotten or standing.is_forgotten
 
     # Writing
 
     def write(self, now_seconds: float) -> None:
-        """Write back what changed."""
+        """Write back what changed.
+
+        Raises:
+            Stale: all was for nothing.
+        """
         connection = self._connection
         held: list[tuple[Any, ...]] = []
         no_more_held: list[str] = []
@@ -237,8 +283,11 @@ class Books:
                     no_more_held.append(hold.id)
                 correctable = _as_json(hold.keys) if hold.state == EXPIRED else None
                 ended.append((hold.id, hold.state, *grant, now_seconds, correctable, hold.row_seq))
+        deleted = 0
         for ids in _parts(no_more_held):
-            connection.execute(_with_marks("DELETE FROM held", "id", len(ids)), ids)
+            deleted += connection.execute(_with_marks("DELETE FROM held", "id", len(ids)), ids).rowcount
+        if deleted != len(no_more_held) and self._relies_on_before:
+            raise Stale
         put(connection, _PUT_HELD, held, _EXTEND_HELD)
         put(connection, _PUT_ENDED, ended)
         kept, gone = [], []
@@ -289,21 +338,25 @@ class Books:
         self.balances.update(changes)
         self._changed_keys.update(changes)
 
-    def glances(self, accounts: Iterable[Account]) -> dict[str, Glance]:
-        """How these accounts are now, by key."""
-        is_changed = bool(self.controls) or self.has_tops
+    def glances(self, accounts: Iterable[Account], known: dict[str, Glance]) -> dict[str, Glance]:
+        """How these accounts are now, by key; `known` are those that were asked for before."""
         seen = {}
         for account in accounts:
-            terms = limits_of(account), False
-            if is_changed:
-                terms = self._terms(account, terms[0])
-            seen[account.key] = _tuple(Glance, (self.balances.get(account.key, EMPTY), *terms))
+            key = account.key
+            glance = known.get(key)
+            limits, is_killed = (account.limit_usd_nanos, account.limit_tokens, account.limit_calls), False
+            if self.controls or self.has_tops:
+                limits, is_killed = self._terms(account, limits)
+            if glance is None or glance.limits != limits or glance.is_killed != is_killed:
+                glance = known[key] = _tuple(Glance, (self.balances.get(key, EMPTY), limits, is_killed))
+            seen[key] = glance
         return seen
 
     def forget(self, key: str) -> None:
         """Drop an account now, or with its last hold; an unknown one is ignored."""
         if key in self.balances:
             self.standings[key] = attrs.evolve(self.standings.get(key, UNSEEN), is_forgotten=True)
+            self.has_forgotten = True
             self._changed_keys.add(key)
             self.drop_if_forgotten(key)
 
@@ -312,15 +365,28 @@ class Books:
         standing = self.standings.get(key)
         if standing is not None and standing.is_forgotten and not self.balances[key][-1]:
             del self.balances[key], self.standings[key]
+            self._last_seen.pop(key, None)
             self._changed_keys.add(key)
 
     def see(self, accounts: Iterable[Account]) -> None:
         """Remember the limits of accounts that were held or charged."""
         for account in accounts:
+            if self._last_seen.get(account.key) is account:
+                continue
+            self._last_seen[account.key] = account
             standing = self.standings.get(account.key, UNSEEN)
             limits = account.limit_usd_nanos, account.limit_tokens, account.limit_calls
             if standing.limits != limits or standing.controls != account.controls:
                 self.standings[account.key] = attrs.evolve(standing, limits=limits, controls=account.controls)
+
+
+def check_fits(balances: Mapping[str, Numbers]) -> None:
+    """
+    Raises:
+        ValueError: 64 bits do not hold one of them.
+    """
+    if balances and max(map(max, balances.values())) > MOST_NANOS:
+        raise ValueError(f"an account would come to more than {MOST_NANOS}, the most that a database keeps")
 
 
 def terms_of(

@@ -61,6 +61,16 @@ def text_of(form: RowForm, row: Any) -> Text:
         return error
 
 
+def call_text(form: RowForm, call: Any) -> str | Exception:
+    """A call in flight as text, or why there is none."""
+    try:
+        text = form.dump(call)
+        text.encode()
+    except Exception as error:
+        return error
+    return text
+
+
 def _written(form: RowForm, row: Any) -> Row:
     _, starts_at, place, sums = form.sum_of(row)
     if len(sums) > WIDTH:

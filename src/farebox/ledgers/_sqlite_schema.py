@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from farebox.errors import LedgerUnavailable
 from farebox.ledgers._sqlite_place import Place
+from farebox.ledgers._sqlite_sync import CAN_SYNC
 
 _HEADER: Final = b"SQLite format 3\x00"
 _META: Final = "CREATE TABLE meta (schema INTEGER NOT NULL, epoch TEXT NOT NULL, created_at REAL NOT NULL)"
@@ -149,7 +150,8 @@ def connect(place: Place, mode: str = "rw") -> sqlite3.Connection:
         cached_statements=_STATEMENTS_KEPT,
     )
     try:
-        connection.execute(f"PRAGMA synchronous={place.synchronous}")
+        # FULL would wait for the disk within the transaction; that is done after it.
+        connection.execute(f"PRAGMA synchronous={'NORMAL' if CAN_SYNC else place.synchronous}")
     except BaseException:
         connection.close()
         raise

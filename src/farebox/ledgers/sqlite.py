@@ -26,6 +26,7 @@ from farebox.ledgers._sqlite_books import (
     SELECT_CONTROLS,
     Books,
     OwnIds,
+    Stale,
     control_of,
     standing_of,
     terms_of,
@@ -35,6 +36,7 @@ from farebox.ledgers._sqlite_learnt import read_learnt
 from farebox.ledgers._sqlite_locks import Owner, Turn
 from farebox.ledgers._sqlite_place import Place, check_place, read_url
 from farebox.ledgers._sqlite_rows import PRUNED, Places, delete_page, page_to_prune, select_rows, select_rows_of, tally
+from farebox.ledgers._sqlite_sync import CAN_SYNC, Log
 from farebox.ledgers._store import Store
 from farebox.ledgers._stored import StoredLedger
 
@@ -82,6 +84,7 @@ class SqliteStore(Store):
         self._place = place
         self._form = form
         self._clock = clock
+        self._syncs = CAN_SYNC and place.synchronous == "FULL"
         self._identity: schema.Identity | None = None
         self._lost = ""
         self._is_closed = False
@@ -93,13 +96,16 @@ class SqliteStore(Store):
         self._turn: Turn | None = None
         self._books: Books | None = None
         self._owner: Owner | None = None
+        self._log: Log | None = None
+        #: Whether something that was committed may not have reached the disk.
+        self._is_in_doubt = False
         self._own_ids = OwnIds(owner)
         self._places = Places()
         self._idle_readers: list[sqlite3.Connection] = []
 
     def open(self, owner: str) -> None:
         _inherited.extend([self._writer, self._idle_readers])
-        for inherited in (self._turn, self._owner):
+        for inherited in (self._turn, self._owner, self._log):
             if inherited is not None:
                 inherited.let_go()
         self._begin(owner)
@@ -124,6 +130,7 @@ class SqliteStore(Store):
                         identity = schema.prepare(writer, place, os.urandom(8).hex(), self._clock())
                 turn.give()
                 owner = Owner(place, self._owner_name)
+                log = Log(place) if self._syncs else None
             except sqlite3.Error as error:
                 self._say(error, is_opening=self._identity is None)
             except OSError as error:
@@ -132,8 +139,9 @@ class SqliteStore(Store):
                     "this process must be able to write to the file and to its directory"
                 ) from error
             undo.pop_all()
-        books = Books(writer)
+        books = Books(writer, self._owner_name)
         self._identity, self._writer, self._books, self._turn, self._owner = identity, writer, books, turn, owner
+        self._log = log
         return writer, books, turn, owner
 
     # Writing
@@ -143,17 +151,50 @@ class SqliteStore(Store):
         writer, books, turn, owner = self._writer, self._books, self._turn, self._owner
         if writer is None or books is None or turn is None or owner is None:
             writer, books, turn, owner = self._connect()
-        batch = Batch(operations, writer, books, self._form, owner, self._own_ids, self._places, self._clock)
-        try:
-            with self._transaction(writer, turn):
-                if not books.begin():
-                    self._check_epoch(writer)
-                batch.run()
-        except BaseException:
-            self._places.is_rolled_back()
-            raise
+        if self._is_in_doubt:
+            self._save_log(writer, turn)
+        while True:
+            batch = Batch(operations, writer, books, self._form, owner, self._own_ids, self._places, self._clock)
+            try:
+                with self._transaction(writer, turn):
+                    if not books.begin():
+                        self._check_epoch(writer)
+                    batch.run()
+            except BaseException as error:
+                self._places.is_rolled_back()
+                if isinstance(error, Stale):
+                    continue  # nothing is known any more, and so it happens once
+                raise
+            break
         self._places.is_committed()
         books.is_committed()
+        if self._log is not None:
+            try:
+                self._log.sync()
+            except OSError as error:
+                self._is_in_doubt = True
+                raise LedgerUnavailable(
+                    f"ledger {self.shown} may not be safe on its disk ({error.strerror}); nothing was sent"
+                ) from error
+
+    def _save_log(self, writer: sqlite3.Connection, turn: Turn) -> None:
+        """After the log could not be brought to the disk: put all of it into the database itself, and begin a new one.
+
+        Waiting for it once more would not do: a system may say then that all is well, and have dropped what it could not write.
+        """
+        try:
+            turn.take()
+            with inside_sqlite():
+                is_busy, *_ = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            self._say(error)
+        finally:
+            turn.give()
+        if is_busy:
+            raise LedgerUnavailable(
+                f"ledger {self.shown} may not be safe on its disk, and is being read; nothing was sent"
+            )
+        self._is_in_doubt = False
 
     @contextmanager
     def _transaction(self, writer: sqlite3.Connection, turn: Turn) -> Iterator[None]:
@@ -345,8 +386,9 @@ class SqliteStore(Store):
         self._is_closed = True
         if self._owner is not None:
             self._owner.leave()
-        if self._turn is not None:
-            self._turn.let_go()
+        for mine in (self._turn, self._log):
+            if mine is not None:
+                mine.let_go()
         if self._writer is not None:
             self._writer.close()
         while self._idle_readers:
