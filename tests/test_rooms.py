@@ -33,14 +33,15 @@ def rooms(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
-RECORDS = rooms("errors _money _call")
+RECORDS = rooms("errors _money _usage _call")
 CONTRACTS = RECORDS | rooms("signals providers prices ledgers")
 BUDGETS = CONTRACTS | rooms("on_exceed _windows _budget_words _budget _needs _config")
 
 ROOMS = {
     "errors": Room("everybody raises them, so they know nobody"),
     "_money": Room("arithmetic, and the errors it raises", rooms("errors")),
-    "_call": Room("records of a call hold money and nothing else of ours", rooms("errors _money")),
+    "_usage": Room("what was used; counts and nothing of ours"),
+    "_call": Room("records of a call hold money and nothing else of ours", rooms("errors _money _usage")),
     "signals": Room("the bus carries records and does not know who listens", RECORDS),
     "providers": Room("a vendor's JSON becomes records; no price, no budget", RECORDS),
     "prices": Room("a price depends on a call, not on who pays", RECORDS),
@@ -69,14 +70,15 @@ ROOMS = {
     "_scope": Room("where a budget applies; does not decide calls", BUDGETS | rooms("_threads _frames _standing _warn")),
     "_line": Room("how a thread or a task waits for money", CONTRACTS),
     "_speak": Room("what farebox says: errors, warnings, decisions", BUDGETS | rooms("_frames _warn")),
-    "_plan": Room("what a call can cost at most", BUDGETS | rooms("_frames _standing _line _speak")),
+    "_plan": Room("what is kept about an open call, and how it is held", BUDGETS | rooms("_frames _line")),
+    "_quote": Room("what a call can cost at most", BUDGETS | rooms("_frames _standing _speak _plan")),
     "_rungs": Room("what happens below the limit", BUDGETS | rooms("_frames _line")),
     "_negotiate": Room(
-        "what happens when a call does not fit", BUDGETS | rooms("_frames _standing _line _speak _plan _rungs")
+        "what happens when a call does not fit", BUDGETS | rooms("_frames _standing _line _speak _plan _quote _rungs")
     ),
     "_enforce": Room(
         "the subscriber: the one place where all of it meets",
-        BUDGETS | rooms("_scope _line _speak _plan _rungs _negotiate"),
+        BUDGETS | rooms("_scope _line _speak _plan _quote _rungs _negotiate"),
     ),
     "_bodies": Room("the form of a request; knows no vendor and no call"),
     "_pending": Room("calls that are answered later; knows nobody who answers", rooms("_call")),

@@ -46,8 +46,8 @@ def ended_calls(draw: st.DrawFn) -> Call:
         endpoint=draw(words),
         request_model=draw(words),
         server_address=draw(words),
-        started_at_seconds=draw(instants),
     )
+    call.started_at_seconds = draw(instants)
     drawn: dict[str, Any] = {
         "tags": draw(tags),
         "ended_at_seconds": draw(st.none() | instants),

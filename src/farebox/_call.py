@@ -14,62 +14,9 @@ from typing import Any, Final, Literal, NamedTuple
 import attrs
 
 from farebox._money import to_usd
-
-
-class Usage(NamedTuple):
-    """What a provider says a call used, in disjoint buckets: no token is in two of them.
-
-    Tokens first, and then what else is charged: searches, pictures and characters are counted, sound and video measured in
-    milliseconds, and a container in gigabytes of its memory times minutes.  `fees_nanos` is what has no unit: nanodollars.
-    The properties are the totals that OpenTelemetry GenAI means by the same names: input with everything cached, output
-    with everything reasoned.
-
-    A tuple, not an attrs record: every call makes one, and a frozen attrs instance takes four times as long to make.
-    Ledgers keep it as a list, so that a bucket is only ever added at the end.
-    """
-
-    uncached_input_tokens: int = 0
-    cache_read_tokens: int = 0
-    cache_write_5m_tokens: int = 0
-    cache_write_30m_tokens: int = 0
-    cache_write_1h_tokens: int = 0
-    cache_write_12h_tokens: int = 0
-    input_audio_tokens: int = 0
-    cache_read_audio_tokens: int = 0
-    input_image_tokens: int = 0
-    visible_output_tokens: int = 0
-    reasoning_tokens: int = 0
-    output_audio_tokens: int = 0
-    output_image_tokens: int = 0
-    web_searches: int = 0
-    cache_read_image_tokens: int = 0
-    input_video_tokens: int = 0
-    output_video_tokens: int = 0
-    file_searches: int = 0
-    container_gigabyte_minutes: int = 0
-    images: int = 0
-    characters: int = 0
-    input_audio_milliseconds: int = 0
-    output_audio_milliseconds: int = 0
-    video_milliseconds: int = 0
-    fees_nanos: int = 0
-
-    @property
-    def input_tokens(self) -> int:
-        return sum(self[:9]) + self[14] + self[15]
-
-    @property
-    def output_tokens(self) -> int:
-        return sum(self[9:13]) + self[16]
-
-    @property
-    def total_tokens(self) -> int:
-        return sum(self[:13]) + self[14] + self[15] + self[16]
-
-
-#: Buckets of `Usage` that are no tokens and have a price of their own each, but for `web_searches`.
-UNITS: Final = Usage._fields[Usage._fields.index("file_searches") :]
-NO_UNITS: Final[Mapping[str, int]] = MappingProxyType({})
+from farebox._usage import NO_UNITS as NO_UNITS  # noqa: PLC0414
+from farebox._usage import UNITS as UNITS  # noqa: PLC0414
+from farebox._usage import Usage as Usage  # noqa: PLC0414
 
 
 class Part(NamedTuple):
@@ -141,105 +88,109 @@ os.register_at_fork(after_in_child=_renew_prefix)
 class _Progress:
     """What enforcement decides, the SDK's plumbing sees and the answer says.
 
-    Class attributes and no fields: a call starts with all of them and pays for those that change.
+    What has a default here is said of few calls: a class attribute, for which those that don't say it pay nothing.  The
+    others have a slot in `Call`, and start as it says.
     """
 
     # What is decided.
-    tags: Mapping[str, str] = EMPTY_TAGS
-    scope: str = ""
+    tags: Mapping[str, str]
+    scope: str
     #: Keys of the accounts of standing budgets that it is charged to.
     accounts: tuple[str, ...] = ()
     #: Of corrections only, which are no calls.
     adjustment_id: str = ""
-    sent_model: str = ""
+    sent_model: str
     #: Output cap that farebox sends; None where the request goes out as it came.
-    sent_cap: int | None = None
+    sent_cap: int | None
     #: A mode wants the cap lowered to what the money buys.
     fits_cap: bool = False
     #: Input tokens that it is held for, for modes to read.
     most_input_tokens: int = 0
     #: The scope that its client brings along, outermost.
-    client_frame: Any = None
-    bound_usd_nanos: int = 0
-    bound_tokens: int = 0
+    client_frame: Any
+    bound_usd_nanos: int
+    bound_tokens: int
     decision: str = ""
     #: What enforcement keeps about the call while it is open.
-    plan: Any = None
+    plan: Any
 
     # How it is going.
-    is_async: bool = False
+    is_async: bool
     #: The request's own timeout and its client's, as the SDK has them.
-    timeouts: tuple[Any, ...] = ()
-    attempts: int = 0
+    timeouts: tuple[Any, ...]
+    attempts: int
     #: Attempts that were sent and died without an answer: each may have been billed.
-    dead_attempts: int = 0
+    dead_attempts: int
     #: Attempts before the last time that the SDK made up its mind to try again: what became of them is known.
     retried_attempts: int = 0
-    is_sent: bool = False
-    activity: Any = None
+    is_sent: bool
+    activity: Any
     #: A usage chunk was asked for on the caller's behalf, and is hidden.
     adds_usage_chunk: bool = False
 
     # What came of it.
-    outcome: Outcome = "open"
+    outcome: Outcome
     #: The answer says that it will be there later: nothing has ended yet.
-    is_pending: bool = False
+    is_pending: bool
     #: Chunks of a stream after which it is broken off.
     most_chunks: int | None = None
     #: What to raise once it is over: a budget let it cross its limit, or cut it.
-    raises: Exception | None = None
+    raises: Exception | None
     #: Ended by a `close()`, which a finalizer may have called.
-    was_closed: bool = False
+    was_closed: bool
     error_class: str = ""
-    usage: Usage | None = None
+    usage: Usage | None
     #: What other models used for the call, which `usage` holds as a fee only: at their own prices.
     others: tuple[tuple[str, Usage], ...] = ()
     #: Output tokens received, estimated upwards, when a stream was closed before its usage came; 0: nothing is known.
     received_tokens: int = 0
     #: Why a usage report was not believed, or had to be made up; "" where it is the provider's own.
-    doubt: str = ""
-    cost_usd_nanos: int | None = None
+    doubt: str
+    cost_usd_nanos: int | None
     #: What it is known to have cost, whatever its tokens say.
     known_usd_nanos: int | None = None
     #: Tokens charged: those of `usage`, or what was presumed where there is none.
-    charged_input_tokens: int = 0
-    charged_output_tokens: int = 0
-    cost_source: CostSource = "list"
-    price_version: str = ""
-    response_id: str = ""
-    request_id: str = ""
-    response_model: str = ""
-    served_tier: str = ""
-    is_cut: bool = False
+    charged_input_tokens: int
+    charged_output_tokens: int
+    cost_source: CostSource
+    price_version: str
+    response_id: str
+    request_id: str
+    response_model: str
+    served_tier: str
+    is_cut: bool
     first_chunk_at_seconds: float | None = None
-    ended_at_seconds: float | None = None
+    ended_at_seconds: float | None
 
 
 class _Said(_Progress):
-    """What a provider reads off a request, beyond what every request says.  Class attributes, for the same reason."""
+    """What a provider reads off a request, beyond what every request says."""
 
-    is_stream: bool = False
+    #: Text, and parameters that say nothing out of the ordinary: what has a default here is not said, but for the features
+    #: and the size of the system prompt.
+    is_plain: bool
+    is_stream: bool
     #: Output tokens per choice that the caller allowed; None where the request does not say.
-    declared_cap: int | None = None
+    declared_cap: int | None
     #: False where the request holds a cap that nobody can read: it goes out as it is.
     accepts_cap: bool = True
-    choices: int = 1
+    choices: int
     #: The service tier asked for, "" where the request does not say.
-    tier: str = ""
+    tier: str
     #: Input in bytes of UTF-8: all text that the model reads, how much of it is neither prose nor code, and how much English.
-    text_bytes: int = 0
-    dense_bytes: int = 0
-    english_bytes: int = 0
+    text_bytes: int
+    dense_bytes: int
+    english_bytes: int
     #: Input tokens that no text accounts for: templates, images, files, hosted tools.
-    extra_input_tokens: int = 0
+    extra_input_tokens: int
     #: The longest-lived prompt cache that the request may write to.
-    cache_write: Literal["none", "5m", "30m", "1h", "12h", "known"] = "known"
+    cache_write: Literal["none", "5m", "30m", "1h", "12h", "known"]
     #: The smallest output cap that this request can be sent with, as where a thinking budget must fit below it.
     least_cap: int = 1
     #: What the model must be able to do: names of `prices.ladders.FEATURES`.
     features: frozenset[str] = frozenset()
     #: Most input tokens by proof: no vocabulary has a token of less than a byte.  All text, templates and media.
-    proven_input_tokens: int = 0
+    proven_input_tokens: int
     #: Parts of the request whose input nobody can bound, by name, such as "image_url"; each counts with its own maximum.
     unbounded: tuple[str, ...] = ()
     #: The pictures of the request, whose tokens depend on the model; None where there are none.
@@ -268,29 +219,100 @@ class _Said(_Progress):
     most_units: Mapping[str, int] = NO_UNITS
     #: What it may use besides; looked at only along with `has_images`, `has_audio` or `most_units`.
     parts: tuple[Part, ...] = ()
-    messages: int = 0
+    messages: int
     system_bytes: int = 0
     tools_bytes: int = 0
-    last_message_bytes: int = 0
+    last_message_bytes: int
 
 
-@attrs.define(kw_only=True, eq=False)
 class Call(_Said):
     """One request through an SDK, from before it is sent until it is paid.
 
     Receivers of `signals.pre_call` and `signals.post_call` are handed this object; they read it and leave it alone.
     A provider makes it of a request and sets what `_Said` names; `_Progress` is filled in as the call goes along.
     It holds no prompt, no completion and no key.
+
+    Written by hand, since it is made on every call: what every call reads has a slot, and what few calls say is a class
+    attribute above.  A look at a class attribute through an instance takes ten times as long as one at a slot.
     """
+
+    __slots__ = (
+        "activity", "attempts", "bound_tokens", "bound_usd_nanos", "cache_write", "charged_input_tokens",
+        "charged_output_tokens", "choices", "client_frame", "cost_source", "cost_usd_nanos", "dead_attempts",
+        "declared_cap", "dense_bytes", "doubt", "ended_at_seconds", "endpoint", "english_bytes", "extra_input_tokens",
+        "is_async", "is_cut", "is_pending", "is_plain", "is_sent", "is_stream", "last_message_bytes", "messages", "number",
+        "operation_name", "outcome", "plan", "price_version", "proven_input_tokens", "provider_name", "raises",
+        "request_id", "request_model", "response_id", "response_model", "scope", "sent_cap", "sent_model",
+        "served_tier", "server_address", "started_at_seconds", "tags", "text_bytes", "tier", "timeouts", "usage",
+        "was_closed",
+    )  # fmt: skip
 
     provider_name: str
     operation_name: str
     endpoint: str
     request_model: str
-    server_address: str = ""
+    server_address: str
     #: Unique in this process.
-    number: int = attrs.field(factory=next_number)
-    started_at_seconds: float = attrs.field(factory=time.time)
+    number: int
+    started_at_seconds: float
+
+    def __init__(
+        self, provider_name: str, operation_name: str, endpoint: str, request_model: str, server_address: str = ""
+    ) -> None:
+        self.provider_name = provider_name
+        self.operation_name = operation_name
+        self.endpoint = endpoint
+        self.request_model = request_model
+        self.server_address = server_address
+        self.number = next_number()
+        self.started_at_seconds = time.time()
+        self.tags = EMPTY_TAGS
+        self.scope = ""
+        self.sent_model = ""
+        self.sent_cap = None
+        self.client_frame = None
+        self.bound_usd_nanos = 0
+        self.bound_tokens = 0
+        self.plan = None
+        self.is_async = False
+        self.timeouts = ()
+        self.attempts = 0
+        self.dead_attempts = 0
+        self.is_sent = False
+        self.activity = None
+        self.outcome = "open"
+        self.is_pending = False
+        self.raises = None
+        self.was_closed = False
+        self.usage = None
+        self.doubt = ""
+        self.cost_usd_nanos = None
+        self.charged_input_tokens = 0
+        self.charged_output_tokens = 0
+        self.cost_source = "list"
+        self.price_version = ""
+        self.response_id = ""
+        self.request_id = ""
+        self.response_model = ""
+        self.served_tier = ""
+        self.is_cut = False
+        self.ended_at_seconds = None
+        self.is_plain = False
+        self.is_stream = False
+        self.declared_cap = None
+        self.choices = 1
+        self.tier = ""
+        self.text_bytes = 0
+        self.dense_bytes = 0
+        self.english_bytes = 0
+        self.extra_input_tokens = 0
+        self.cache_write = "known"
+        self.proven_input_tokens = 0
+        self.messages = 0
+        self.last_message_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<call {self.number}: {self.provider_name} {self.model}, {self.outcome}>"
 
     @property
     def call_id(self) -> str:

@@ -5,7 +5,7 @@
     after_call     turn the hold into a charge, before anybody else hears that the call has ended
 
 They are the first receivers of the bus and see no SDK: a `Call` comes in, a cap or another model goes out on it.
-What a call can cost is `_plan`'s, what happens when it does not fit is `_negotiate`'s.
+What a call can cost is `_quote`'s, what happens when it does not fit is `_negotiate`'s.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from typing import Any, Final
 import attrs
 
 from farebox import _config, _rungs, _speak, signals
-from farebox._call import Call
+from farebox._call import Call, Usage
 from farebox._line import Steps, Work, drive_task, drive_thread
 from farebox._negotiate import negotiate, refused, speaker_of
-from farebox._plan import Plan, quote
-from farebox._scope import current
+from farebox._plan import Plan
+from farebox._quote import may_reason, quote
+from farebox._scope import innermost
+from farebox._usage import totals
 from farebox.errors import LedgerUnavailable
 from farebox.ledgers import Grant, Ledger, Shortfall, with_slack
 
@@ -34,15 +36,16 @@ CLOSED_STREAM_MARGIN_TOKENS: Final = 512
 # ── before a call ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def before_call(provider_name: str, *, call: Call) -> Coroutine[Any, Any, None] | None:
+def before_call(provider_name: str, call: Call) -> Coroutine[Any, Any, None] | None:
     """Hold the bound of `call` against every budget in scope; an awaitable comes back only to an async call that waits.
 
     Raises:
         BudgetExceeded: it does not fit and a mode said stop; nothing is held.
         UnpricedModel, UnboundedCall: a limit in scope can't bound it; nothing is held.
     """
-    signals.settle_late_calls()
-    frame = current()
+    if signals.late_calls:
+        signals.settle_late_calls()
+    frame = innermost.get()
     if call.client_frame is not None:
         frame = call.client_frame.around(frame)
     if frame is not None and frame.accounts and frame.is_inherited:
@@ -56,14 +59,23 @@ def before_call(provider_name: str, *, call: Call) -> Coroutine[Any, Any, None] 
         refused(call, error, _config.state().ledger)
         raise
     answer = None
-    if plan.is_quick and (plan.frame is None or not plan.frame.has_rungs):
+    books, frame = plan.books, plan.frame
+    if (
+        books is plan.state.ledger
+        and not plan.standing
+        and not books.blocking
+        and (frame is None or not frame.has_rungs)
+    ):
+        # One ledger in memory has all accounts, and none has a window.
         try:
-            answer = plan.reserve(call)
+            answer = books.reserve(plan.hold_id, plan.accounts, plan.need, owner=plan.owner, call=call)
+            if type(answer) is Grant:
+                plan.is_ordinary = plan.site is None and not plan.sends_cap
+                plan.admit(call, answer)
+                return None
         except BaseException:
             plan.give_up(call)
             raise
-        if type(answer) is Grant:
-            return None
     steps = negotiate(call, plan, answer)
     if call.is_async:
         return drive_task(steps)
@@ -74,7 +86,7 @@ def before_call(provider_name: str, *, call: Call) -> Coroutine[Any, Any, None] 
 # ── before a retry ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def before_retry(provider_name: str, *, call: Call) -> Coroutine[Any, Any, None] | None:
+def before_retry(provider_name: str, call: Call) -> Coroutine[Any, Any, None] | None:
     """An attempt died without an answer and may have been billed: hold one more bound, or do not try again.
 
     Raises:
@@ -123,7 +135,7 @@ def _extend(call: Call, plan: Plan, grant: Grant) -> Steps:
 # ── after a call ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def after_call(provider_name: str, *, call: Call) -> None:
+def after_call(provider_name: str, call: Call) -> None:
     """Turn the hold of `call` into a charge, or give it back when nothing can have been billed."""
     plan: Plan | None = call.plan
     if plan is None or plan.grant is None:
@@ -131,12 +143,12 @@ def after_call(provider_name: str, *, call: Call) -> None:
     call.ended_at_seconds = time.time()
     usage = call.usage
     if usage is not None:
-        tokens_in, tokens_out = usage.input_tokens, usage.output_tokens
-        if call.others:
-            _charge_others(call, plan)
+        tokens_in, tokens_out = totals(usage)
+        if not call.is_plain and call.others:
+            usage = _charge_others(call, plan, usage)
             tokens_in += sum(used.input_tokens for _, used in call.others)
             tokens_out += sum(used.output_tokens for _, used in call.others)
-        nanos = _charge(call, plan)
+        nanos = _charge(call, plan, usage)
     elif call.outcome in _UNBILLED:
         nanos, tokens_in, tokens_out = 0, 0, 0
     else:
@@ -150,31 +162,41 @@ def after_call(provider_name: str, *, call: Call) -> None:
     call.cost_usd_nanos = nanos
     call.charged_input_tokens, call.charged_output_tokens = tokens_in, tokens_out
 
-    # None: nothing can have been billed, and everything is given back.
-    tokens = None if call.outcome in _UNBILLED and not call.dead_attempts else tokens_in + tokens_out
-    if plan.journal is not plan.books:
-        _pay(plan.books, call, plan.hold_id, nanos or 0, tokens, None)
-    if plan.charge_id is not None:
-        plan.journal.charge(plan.charge_id, plan.standing, nanos or 0, tokens or 0, int(tokens is not None), call)
+    if plan.is_ordinary and usage is not None and not call.was_closed:
+        plan.books.settle(plan.hold_id, nanos or 0, tokens_in + tokens_out, 1, call)
     else:
-        _pay(plan.journal, call, plan.hold_id, nanos or 0, tokens, call)
+        _pay(call, plan, nanos, tokens_in + tokens_out)
     call.plan = None  # not before it is paid: who is interrupted here comes again
     if nanos is None:
         _speak.warn_unpriced(call)
     elif nanos > call.bound_usd_nanos:
         _speak.publish_debt(call, () if plan.frame is None else plan.frame.budgets)
-    _learn(call, plan)
-    if plan.crossed or plan.cut_by is not None:
+    if usage is not None or not plan.is_ordinary:
+        _learn(call, plan, usage)
+    if not plan.is_ordinary and (plan.crossed or plan.cut_by is not None):
         _have_raised(call, plan)
     if plan.frame is not None and plan.frame.has_rungs and not call.was_closed:
         _rungs.enter_rungs(plan.frame)
 
 
-def _pay(ledger: Ledger, call: Call, hold_id: int, nanos: int, tokens: int | None, row: Call | None) -> None:
+def _pay(call: Call, plan: Plan, nanos: int | None, tokens: int) -> None:
+    """Settle, release or charge what is held in either ledger, whatever became of the call and wherever it ends."""
+    is_billed = call.outcome not in _UNBILLED or call.dead_attempts > 0
+    if plan.journal is not plan.books:
+        _pay_one(plan.books, call, plan.hold_id, nanos or 0, tokens, is_billed, None)
+    if plan.charge_id is not None:
+        plan.journal.charge(plan.charge_id, plan.standing, nanos or 0, tokens if is_billed else 0, int(is_billed), call)
+    else:
+        _pay_one(plan.journal, call, plan.hold_id, nanos or 0, tokens, is_billed, call)
+
+
+def _pay_one(
+    ledger: Ledger, call: Call, hold_id: int, nanos: int, tokens: int, is_billed: bool, row: Call | None
+) -> None:
     if call.was_closed:
         # It may be a finalizer of the program's that closes, in the middle of a ledger's operation: take no lock.
-        ledger.settle_later(hold_id, nanos, tokens or 0, 1, row)
-    elif tokens is not None:
+        ledger.settle_later(hold_id, nanos, tokens if is_billed else 0, 1, row)
+    elif is_billed:
         ledger.settle(hold_id, nanos, tokens, 1, row)
     else:
         ledger.release(hold_id, row)
@@ -184,10 +206,9 @@ def _pay(ledger: Ledger, call: Call, hold_id: int, nanos: int, tokens: int | Non
 _UNBILLED: Final = frozenset({"failed", "vetoed"})
 
 
-def _charge(call: Call, plan: Plan) -> int | None:
+def _charge(call: Call, plan: Plan, usage: Usage) -> int | None:
     """The price of what was used, at the rates of the model and the tier that were served."""
-    assert call.usage is not None
-    if call.known_usd_nanos is not None:
+    if not call.is_plain and call.known_usd_nanos is not None:
         call.cost_source = "manual"
         return call.known_usd_nanos
     rates = plan.state.card.find_served(
@@ -197,15 +218,14 @@ def _charge(call: Call, plan: Plan) -> int | None:
         if plan.rates is None:
             return None
         call.cost_source = "estimated"  # nobody knows its price: it is charged as the dearest model known
-        return plan.rates.charge_nanos(call.usage)
+        return plan.rates.charge_nanos(usage)
     call.cost_source = "estimated" if call.doubt else rates.source
     call.price_version = rates.version
-    return rates.charge_nanos(call.usage)
+    return rates.charge_nanos(usage)
 
 
-def _charge_others(call: Call, plan: Plan) -> None:
+def _charge_others(call: Call, plan: Plan, usage: Usage) -> Usage:
     """Put on the usage, as a fee, what other models used for the call: each at its own price."""
-    assert call.usage is not None
     nanos = 0
     for model, used in call.others:
         rates = plan.state.card.find(
@@ -215,7 +235,8 @@ def _charge_others(call: Call, plan: Plan) -> None:
             call.doubt = f"nobody knows a price of {model[:100]}"
         else:
             nanos += rates.charge_nanos(used)
-    call.usage = call.usage._replace(fees_nanos=call.usage.fees_nanos + nanos)
+    call.usage = usage = usage._replace(fees_nanos=usage.fees_nanos + nanos)
+    return usage
 
 
 def _presumed(call: Call, plan: Plan) -> tuple[int | None, int, int]:
@@ -228,7 +249,7 @@ def _presumed(call: Call, plan: Plan) -> tuple[int | None, int, int]:
     assert grant is not None
     call.cost_source = "estimated"
     nanos, tokens_out = grant.usd_nanos, grant.tokens - need.fixed_tokens
-    if call.outcome == "closed" and call.received_tokens and not plan.may_reason:
+    if call.outcome == "closed" and call.received_tokens and not may_reason(call):
         # Received is of all choices together, the rates are of one token in each of them.
         output = -(-with_slack(call.received_tokens + CLOSED_STREAM_MARGIN_TOKENS * call.choices) // call.choices)
         received_nanos = need.fixed_usd_nanos + need.usd_nanos_per_token * output
@@ -242,16 +263,17 @@ def _presumed(call: Call, plan: Plan) -> tuple[int | None, int, int]:
     return nanos, need.fixed_tokens, tokens_out
 
 
-def _learn(call: Call, plan: Plan) -> None:
+def _learn(call: Call, plan: Plan, usage: Usage | None) -> None:
     """After the money: what such calls need, how far the estimate was off, and whether the answer was cut."""
-    site, usage, frame = plan.site, call.usage, plan.frame
+    site, frame = None if plan.is_ordinary else plan.site, plan.frame
     if site is not None:
         site.open_calls.pop(call.number, None)
     if usage is None:
         return
     if frame is None or not frame.proves_input:  # there it was no estimate
-        plan.state.input_estimate.learn(call, plan.need.fixed_tokens, usage.input_tokens)
-    if call.is_continuable and call.response_id:
+        said = call.charged_input_tokens if call.is_plain and not call.dead_attempts else usage.input_tokens
+        plan.state.input_estimate.learn(call, plan.need.fixed_tokens, said)
+    if not call.is_plain and call.is_continuable and call.response_id:
         plan.state.remember_answer(call.response_id, usage.total_tokens)
     if site is not None:
         plan.state.learn(site, -(-usage.output_tokens // call.choices), call.is_cut)

@@ -14,7 +14,8 @@ from farebox import _rungs, _speak
 from farebox._call import Call
 from farebox._frames import Speaker
 from farebox._line import Line, Pause, Steps, Work
-from farebox._plan import Plan, quote_again, quote_in_new_window, renewal
+from farebox._plan import Plan
+from farebox._quote import quote_again, quote_in_new_window, renewal
 from farebox._standing import scope_of
 from farebox.errors import LedgerUnavailable, ScopeEnded
 from farebox.ledgers import Answer, Grant, Ledger, Shortfall, WindowClosed

@@ -1,8 +1,4 @@
-"""What a call can cost, and what is kept about it while it is open.
-
-`quote` bounds a call as a line in its output cap (`Need`), and says whether that cap is ours to choose: the ledger picks it
-when it reserves, in one step, from what every account has left (money rules 2 to 5).
-"""
+"""What enforcement keeps about a call while it is open, and how that is held in one ledger or in two."""
 
 from __future__ import annotations
 
@@ -11,24 +7,19 @@ import logging
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any, Final
 
-import attrs
-
-from farebox import _config, _speak, _standing
-from farebox._call import Call, Part, next_number
+from farebox import _config
+from farebox._call import Call, next_number
 from farebox._frames import Frame, Speaker
 from farebox._line import Line, Work
-from farebox._needs import PRIOR_TOKENS, PRIOR_TOKENS_REASONING, Site
+from farebox._needs import Site
 from farebox.errors import LedgerLost, LedgerUnavailable
-from farebox.ledgers import NO_LIMIT, Account, Answer, Grant, Ledger, Need, with_slack
-from farebox.on_exceed import Rewrite
+from farebox.ledgers import Account, Answer, Grant, Ledger, Need, with_slack
 from farebox.prices import Rates
-from farebox.prices.bounds import proven_tokens
-from farebox.prices.limits import ModelLimits, model_limits
 
-_tuple: Final = tuple.__new__
+_NONE: Final[tuple[Account, ...]] = ()
 _logger = logging.getLogger("farebox")
 #: Chunks of a stream that hold no token: those that open and close it and its parts.
 _CHUNKS_WITHOUT_TEXT: Final = 16
@@ -38,10 +29,7 @@ class _Thread(threading.local):
     """An object for each thread, made once: the number of a thread is used again when it is gone."""
 
     def __init__(self) -> None:
-        self._identity = object()
-
-    def identity(self) -> object:
-        return self._identity
+        self.identity = object()
 
 
 _thread = _Thread()
@@ -58,29 +46,14 @@ def _current_task() -> object | None:
     return owner
 
 
-@attrs.define(eq=False)
-class Plan:
-    """What enforcement keeps about a call while it is open."""
+def owner_of(call: Call) -> object:
+    """The thread or the task that makes the call."""
+    return (_current_task() if call.is_async else None) or _thread.identity
 
-    #: The frame of the call: that of the scopes around it, with the standing budgets that are about it.
-    frame: Frame | None
-    #: The frame of the scopes around it.
-    scope_frame: Frame | None
-    #: What the process had been told when the call began.
-    state: _config.State
-    #: Where the accounts of scopes are kept; without one, the same as `journal`.
-    books: Ledger
-    #: Where the accounts of standing budgets are kept, and where the call's row goes.
-    journal: Ledger
-    accounts: tuple[Account, ...]
-    standing: tuple[Account, ...]
-    need: Need
-    rates: Rates | None
-    #: The thread or task that makes the call.
-    owner: object
-    #: The id of its holds.  Another one after they were given back: a ledger answers for an old one as it did then.
-    hold_id: int
-    may_reason: bool = False
+
+class _Negotiated:
+    """What there is to know about a call that was not simply held with the cap it declares; see `Plan.is_ordinary`."""
+
     #: What such calls need, where the cap is ours to choose; None where it is not.
     site: Site | None = None
     #: Whether the cap that was granted is to be sent.
@@ -92,10 +65,69 @@ class Plan:
     #: The budgets that let this call cross their limit and will raise, and the one that raises where its cap cuts it.
     crossed: tuple[Speaker, ...] = ()
     cut_by: Speaker | None = None
-    grant: Grant | None = None
     #: Where the ledger of its row holds nothing for it: the id under which it is told afterwards what it cost.  Not that of
     #: the hold, which was given back unseen, so that nothing more can happen under it.
     charge_id: int | None = None
+
+
+class Plan(_Negotiated):
+    """What enforcement keeps about a call while it is open.  Every call makes one: see `Call` for how it is written."""
+
+    __slots__ = (
+        "accounts",
+        "books",
+        "frame",
+        "grant",
+        "hold_id",
+        "is_ordinary",
+        "need",
+        "owner",
+        "rates",
+        "scope_frame",
+        "standing",
+        "state",
+    )
+
+    #: What is held; None until then.
+    grant: Grant | None
+
+    def __init__(
+        self,
+        frame: Frame | None,
+        scope_frame: Frame | None,
+        state: _config.State,
+        need: Need,
+        rates: Rates | None,
+        owner: object,
+        hold_id: int,
+    ) -> None:
+        #: The frame of the call: that of the scopes around it, with the standing budgets that are about it.
+        self.frame = frame
+        #: The frame of the scopes around it.
+        self.scope_frame = scope_frame
+        #: What the process had been told when the call began.
+        self.state = state
+        self.need = need
+        self.rates = rates
+        #: The thread or task that makes the call.
+        self.owner = owner
+        #: The id of its holds.  Another one after they were given back: a ledger answers for an old one as it did then.
+        self.hold_id = hold_id
+        self.grant = None
+        #: Held at once, in one ledger, and nothing was decided: all that `_Negotiated` names is as it says there.
+        self.is_ordinary = False
+        if frame is None:
+            self.books, self.accounts, self.standing = state.ledger, _NONE, _NONE
+        else:
+            #: Where the accounts of scopes are kept; without one, the same as `journal`.
+            self.books = frame.ledger or state.ledger
+            self.accounts = frame.accounts
+            self.standing = frame.standing_accounts
+
+    @property
+    def journal(self) -> Ledger:
+        """Where the accounts of standing budgets are kept, and where the call's row goes."""
+        return self.state.ledger
 
     @property
     def is_unheld(self) -> bool:
@@ -229,227 +261,3 @@ def _warn_open(error: LedgerUnavailable) -> None:
     if not _has_warned_open:
         _has_warned_open = True
         _logger.error('%s; on_ledger_error="open", so calls are sent and charged when it answers again', error)
-
-
-def quote(call: Call, frame: Frame | None) -> Plan:
-    """Bound what the call can cost as a line in its output cap, and choose the cap where it is ours to choose.
-
-    Raises:
-        UnpricedModel: a usd limit is in scope and the model has no price.
-        UnboundedCall: a budget wants input bounded by proof, and something in it can't be.
-        ValueError: a budget's `output_cap` is below what the provider takes.
-    """
-    state = _config.state()
-    if frame is None:
-        call.tags = state.tags
-    else:
-        call.scope = frame.path
-        call.tags = {**state.tags, **frame.tags} if state.tags else frame.tags
-    scope_frame = frame
-    if state.standing or (frame is not None and frame.standing):
-        frame = _standing.join(frame, call, state)
-    model = call.sent_model or call.request_model
-    tariff = state.card.tariff(call.provider_name, model, call.tier, call.cache_write, call.started_at_seconds)
-    limits, rates = tariff.limits, tariff.rates
-
-    tokens_in = state.input_estimate.tokens(call)
-    if frame is not None and frame.proves_input:
-        tokens_in = _proven(call, frame)
-    if call.previous_response_id or call.fills_context:
-        tokens_in += _goes_on_from(call, state, limits) * (1 + call.turns)
-    input_nanos = output_nanos = 0
-    if rates is None and frame is not None and call.fixed_usd_nanos is None:
-        rates = _stand_in(call, frame, state)
-    if rates is not None:
-        if tokens_in <= tariff.most_input_tokens and not (
-            call.has_audio or call.has_images or call.most_web_searches or call.most_units
-        ):
-            input_nanos = -(-(tariff.request_picos + tokens_in * tariff.input_picos) // 1000)
-            output_nanos = tariff.output_nanos
-        else:
-            input_nanos, output_nanos = rates.bound(
-                tokens_in,
-                cache_write=call.cache_write,
-                audio=call.has_audio,
-                images=call.has_images,
-                web_searches=call.most_web_searches,
-                units=call.most_units,
-            )
-            for part in call.parts:
-                input_nanos += _part_nanos(call, part, rates, state)
-                tokens_in += part.input_tokens + part.output_tokens
-    elif call.fixed_usd_nanos is not None:
-        input_nanos, tokens_in = call.fixed_usd_nanos, call.fixed_tokens
-
-    # The output cap: as declared, the model's own, or one that is ours to choose.
-    choices = call.choices
-    site, stump, share, sends_cap = None, None, 0, False
-    declared, at_most = call.declared_cap, call.sent_cap
-    if frame is not None and frame.output_cap != NO_LIMIT and call.accepts_cap and choices:
-        at_most = frame.output_cap if at_most is None else min(at_most, frame.output_cap)
-    if at_most is not None and (declared is None or at_most < declared):
-        _check_cap(call, frame, at_most, limits)
-        sends_cap = True
-        if declared is not None or call.sent_cap is not None or frame is None or not frame.caps_output:
-            declared = at_most
-    if declared is not None:
-        least = floor = want = most = declared
-        if call.fits_cap:
-            least = floor = min(declared, max(limits.least_cap, call.least_cap, state.useful_output_tokens))
-            sends_cap = True
-    elif frame is None or not frame.caps_output or not call.accepts_cap:
-        least = floor = want = most = limits.max_output_tokens
-    else:
-        site, sends_cap = state.needs.site(call.provider_name, model, call.scope), True
-        prior = PRIOR_TOKENS_REASONING if limits.reasons else PRIOR_TOKENS
-        unspent = _unspent_tokens(frame, output_nanos * choices, choices) if site.is_cold() else 0
-        site.open_calls[call.number] = None
-        want, floor, share = site.caps(prior, unspent)
-        most = limits.max_output_tokens if at_most is None else min(at_most, limits.max_output_tokens)
-        least = min(most, max(limits.least_cap, call.least_cap, state.useful_output_tokens))
-        want, floor = max(least, min(want, most)), max(least, min(floor, most))
-        if frame.prefers_whole:
-            stump, least = least, max(least, min(floor, max(PRIOR_TOKENS, site.p99())))
-    need: Need = _tuple(
-        Need, (input_nanos, output_nanos * choices, tokens_in, choices, 1, least, floor, want, most, share)
-    )
-    return Plan(
-        frame,
-        scope_frame,
-        state,
-        state.ledger if frame is None or frame.ledger is None else frame.ledger,
-        state.ledger,
-        () if frame is None else frame.accounts,
-        () if frame is None else frame.standing_accounts,
-        need,
-        rates,
-        (_current_task() if call.is_async else None) or _thread.identity(),
-        call.number,
-        limits.reasons or call.reasons,
-        site,
-        sends_cap,
-        stump,
-    )
-
-
-def _part_nanos(call: Call, part: Part, own: Rates, state: _config.State) -> int:
-    """The most that a part of a call can cost; of a model that nobody knows as much as the dearest."""
-    rates: Rates | None = own
-    if part.model:
-        at, tier = call.started_at_seconds, call.tier
-        rates = state.card.find_dearest(call.provider_name, part.model, at, tier=tier)
-        rates = rates or state.card.find_stand_in(call.provider_name, at, tier) or own
-    assert rates is not None
-    longest = part.longest_input or part.input_tokens
-    first, per_token = rates.bound(longest, cache_write=call.cache_write, audio=call.has_audio, images=call.has_images)
-    once = rates.bound(0)[0]
-    if longest:
-        first = -(-first * part.input_tokens // longest)
-    return first + once * part.requests + per_token * part.output_tokens
-
-
-def _goes_on_from(call: Call, state: _config.State, limits: ModelLimits) -> int:
-    """Input tokens that a call brings along from an earlier answer: those recorded here, or all that the model can read."""
-    recorded = state.answers.get(call.previous_response_id) if not call.fills_context else None
-    return limits.context_tokens if recorded is None else recorded
-
-
-def _proven(call: Call, frame: Frame) -> int:
-    """The most input tokens by proof.
-
-    Raises:
-        UnboundedCall: a part of the input has no proven bound; the message names it.
-    """
-    unbounded = call.unbounded
-    if call.previous_response_id and call.previous_response_id not in _config.state().answers:
-        unbounded = (*unbounded, call.previous_name)
-    if unbounded:
-        speaker = next(one for one in frame.budgets if one.budget.proves_input)
-        raise _speak.unbounded(call, speaker, unbounded)
-    return proven_tokens(call)
-
-
-def _stand_in(call: Call, frame: Frame, state: _config.State) -> Rates | None:
-    """What to bound a model without a price by, as the budgets with a usd limit want it.
-
-    Raises:
-        UnpricedModel: one that could stop the call wants it refused.
-    """
-    wants_dearest = False
-    for speaker in frame.budgets:
-        budget = speaker.budget
-        if budget.limit_usd_nanos == NO_LIMIT or not budget.mode.stops:
-            continue
-        if budget.on_unpriced == "refuse":
-            raise _speak.unpriced(call, speaker, state.card.nearest(call.provider_name, call.model))
-        wants_dearest = wants_dearest or budget.on_unpriced == "dearest"
-    if not wants_dearest:
-        return None
-    return state.card.find_stand_in(call.provider_name, call.started_at_seconds, call.tier)
-
-
-def _check_cap(call: Call, frame: Frame | None, cap: int, limits: ModelLimits) -> None:
-    least = max(limits.least_cap, call.least_cap)
-    if cap < least:
-        word = "output_cap" if frame is not None and frame.output_cap == cap else "max_output_tokens"
-        raise ValueError(
-            f"{word}={cap} is below the least output cap that {call.model} takes with this request; "
-            f"write {word}={least} or more"
-        )
-
-
-def _unspent_tokens(frame: Frame, nanos_per_token: int, tokens_per_token: int) -> int:
-    """Output tokens that what the budgets in scope have not spent would buy; a figure to be generous by, not to admit by."""
-    unspent: list[int] = []
-    for speaker in frame.budgets:
-        view = speaker.view()
-        if view.limit_usd_nanos != NO_LIMIT and nanos_per_token:
-            unspent.append((view.limit_usd_nanos - view.balance.spent_usd_nanos) // nanos_per_token)
-        if view.limit_tokens != NO_LIMIT and tokens_per_token:
-            unspent.append((view.limit_tokens - view.balance.spent_tokens) // tokens_per_token)
-    return max(0, min(unspent, default=0))
-
-
-def renewal(call: Call, plan: Plan) -> Callable[[], Need] | None:
-    """Says what a call that waits needs by what was learnt of such calls meanwhile; None where it can't need less."""
-    site, frame, first = plan.site, plan.frame, plan.need
-    if site is None or frame is None or first.floor_cap == first.least_cap:
-        return None
-    reasons = model_limits(call.provider_name, call.model).reasons
-    prior = PRIOR_TOKENS_REASONING if reasons else PRIOR_TOKENS
-    unspent = _unspent_tokens(frame, first.usd_nanos_per_token, first.tokens_per_token)
-
-    def renew() -> Need:
-        want, floor, share = site.caps(prior, unspent)
-        least, most = first.least_cap, first.most_cap
-        plan.need = first._replace(
-            floor_cap=max(least, min(floor, most)), want_cap=max(least, min(want, most)), share=share
-        )
-        return plan.need
-
-    return renew
-
-
-def quote_again(call: Call, plan: Plan, rewrite: Rewrite) -> Plan:
-    """The call as a mode wants it sent, quoted anew.  A cap is never raised above what the caller allowed."""
-    if rewrite.model is not None:
-        call.sent_model = rewrite.model
-    if rewrite.max_output_tokens is not None:
-        allowed = [cap for cap in (call.declared_cap, call.sent_cap) if cap is not None]
-        call.sent_cap = min([rewrite.max_output_tokens, *allowed])
-    call.fits_cap = call.fits_cap or rewrite.fits_cap
-    if plan.site is not None:
-        plan.site.open_calls.pop(call.number, None)
-    return _instead_of(plan, quote(call, plan.scope_frame))
-
-
-def quote_in_new_window(call: Call, plan: Plan) -> Plan:
-    """The call quoted anew, because a window of its standing budgets has turned."""
-    if plan.site is not None:
-        plan.site.open_calls.pop(call.number, None)
-    return _instead_of(plan, quote(call, plan.scope_frame))
-
-
-def _instead_of(plan: Plan, anew: Plan) -> Plan:
-    """What was decided about `plan` holds for the one that takes its place."""
-    return attrs.evolve(anew, hold_id=plan.hold_id, forced=plan.forced, crossed=plan.crossed, cut_by=plan.cut_by)

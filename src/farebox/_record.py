@@ -81,28 +81,19 @@ def record(
     # What happened is not asked for but charged: at once in the ledger of its row, with a hold between in that of scopes.
     is_one = books is state.ledger
     accounts, standing = ((), ()) if frame is None else (frame.accounts, frame.standing_accounts)
-    plan = Plan(
-        frame=frame,
-        scope_frame=scope_frame,
-        state=state,
-        books=books,
-        journal=state.ledger,
-        accounts=() if is_one else accounts,
-        standing=accounts + standing if is_one else standing,
-        need=Need(fixed_usd_nanos=bound, fixed_tokens=call.usage.total_tokens, tokens_per_token=0),
-        rates=rates,
-        owner=None,
-        hold_id=call.number,
-        forced=accounts,
-        charge_id=call.number,
-    )
+    need = Need(fixed_usd_nanos=bound, fixed_tokens=call.usage.total_tokens, tokens_per_token=0)
+    plan = Plan(frame, scope_frame, state, need, rates, None, call.number)
+    plan.accounts = () if is_one else accounts
+    plan.standing = accounts + standing if is_one else standing
+    plan.forced = accounts
+    plan.charge_id = call.number
     in_debt = [speaker for speaker in speakers if _passes(speaker.view(), bound, call.usage.total_tokens)]
     if is_one:
         plan.admit(call, Grant(0, bound, call.usage.total_tokens, 1))
     else:
         plan.reserve(call)
     call.outcome = "completed"
-    signals.post_call.send(provider, call=call)
+    signals.post_call.publish(call)
     if in_debt:
         _speak.publish_debt(call, in_debt)
 

@@ -34,7 +34,7 @@ class Hold:
         self._begin()
         try:
             with track(**self._tags):
-                signals.pre_call.send(self._call.provider_name, call=self._call)
+                signals.pre_call.publish(self._call)
         except BaseException as error:
             self._undo(error)
             raise
@@ -45,7 +45,9 @@ class Hold:
         self._call.is_async = True
         try:
             with track(**self._tags):
-                await signals.pre_call.send_async(self._call.provider_name, call=self._call)
+                waiting = signals.pre_call.publish_async(self._call)
+                if waiting is not None:
+                    await waiting
         except BaseException as error:
             self._undo(error)
             raise
@@ -60,7 +62,7 @@ class Hold:
         if isinstance(error, GeneratorExit):
             signals.settle_late(call)  # collected while it waited, maybe in the middle of a ledger's operation
         else:
-            signals.post_call.send(call.provider_name, call=call)
+            signals.post_call.publish(call)
 
     def settle(self, *, usd: UsdLike = 0, tokens: int = 0) -> None:
         """Charge what it came to: USD, and tokens where a budget counts them.  Once: what is settled stays so.
@@ -77,7 +79,7 @@ class Hold:
             call.outcome = "completed"
             call.known_usd_nanos = usd_nanos
             call.usage = Usage(uncached_input_tokens=used)
-            signals.post_call.send(call.provider_name, call=call)
+            signals.post_call.publish(call)
             if call.raises is not None:
                 raise call.raises
 
@@ -85,7 +87,7 @@ class Hold:
         """Nothing was billed: give everything back."""
         if self._call.outcome == "open":
             self._call.outcome = "failed"
-            signals.post_call.send(self._call.provider_name, call=self._call)
+            signals.post_call.publish(self._call)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -94,7 +96,7 @@ class Hold:
         if self._call.outcome == "open":
             self._call.outcome = "unknown"
             self._call.error_class = "" if error is None else type(error).__name__
-            signals.post_call.send(self._call.provider_name, call=self._call)
+            signals.post_call.publish(self._call)
             if error is None and self._call.raises is not None:
                 raise self._call.raises
 

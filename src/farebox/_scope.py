@@ -28,8 +28,8 @@ from farebox.on_exceed import OnExceed, Threshold
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_scope: ContextVar[Frame | None] = ContextVar("farebox_scope", default=None)
-_threads.carry_variable(_scope)
+innermost: ContextVar[Frame | None] = ContextVar("farebox_scope", default=None)
+_threads.carry_variable(innermost)
 
 F = TypeVar("F", bound=Frame)
 
@@ -41,19 +41,19 @@ class Scope(Generic[F]):
         raise NotImplementedError
 
     def __enter__(self) -> F:
-        frame = self._frame(_scope.get())
-        _scope.set(frame)
+        frame = self._frame(innermost.get())
+        innermost.set(frame)
         return frame
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        frame = _scope.get()
+        frame = innermost.get()
         while frame is not None and frame.origin is not self:
             frame = frame.parent
         if frame is None:
             return None
-        _scope.set(frame.parent)
+        innermost.set(frame.parent)
         rest = self._end(frame, error)
         if rest is not None and rest is not error:
             raise rest
@@ -83,15 +83,15 @@ class Scope(Generic[F]):
 
     def _plain(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            outer = _scope.get()
+            outer = innermost.get()
             frame = self._frame(outer)
-            _scope.set(frame)
+            innermost.set(frame)
             try:
                 result = function(*args, **kwargs)
             except BaseException as error:
                 return self._end_function(frame, error)
             finally:
-                _scope.set(outer)
+                innermost.set(outer)
             # What comes back may have yet to run: an `async def __call__`, or a coroutine behind a plain decorator.
             if isinstance(result, CoroutineType):
                 return self._run_coroutine(frame, result)
@@ -106,7 +106,7 @@ class Scope(Generic[F]):
 
     def _coroutine(self, function: Callable[..., Any]) -> Callable[..., Any]:
         async def run(*args: Any, **kwargs: Any) -> Any:
-            return await self._run_coroutine(self._frame(_scope.get()), function(*args, **kwargs))
+            return await self._run_coroutine(self._frame(innermost.get()), function(*args, **kwargs))
 
         return run
 
@@ -115,13 +115,13 @@ class Scope(Generic[F]):
 
     def _generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
-            return self._step_generator(self._frame(_scope.get()), function(*args, **kwargs))
+            return self._step_generator(self._frame(innermost.get()), function(*args, **kwargs))
 
         return run
 
     def _async_generator(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-            return self._step_async_generator(self._frame(_scope.get()), function(*args, **kwargs))
+            return self._step_async_generator(self._frame(innermost.get()), function(*args, **kwargs))
 
         return run
 
@@ -144,14 +144,14 @@ class Scope(Generic[F]):
         return error.default  # type: ignore[attr-defined]
 
     async def _run_coroutine(self, frame: Frame | None, coroutine: Any) -> Any:
-        outer = _scope.get()
-        _scope.set(frame)
+        outer = innermost.get()
+        innermost.set(frame)
         try:
             result = await coroutine
         except BaseException as error:
             return self._end_function(frame, error)
         finally:
-            _scope.set(outer)
+            innermost.set(outer)
         self._end(frame)
         return result
 
@@ -221,12 +221,12 @@ class _Stepper:
         self._outer: Frame | None = None
 
     def __enter__(self) -> None:
-        self._outer = _scope.get()
-        _scope.set(self._inner)
+        self._outer = innermost.get()
+        innermost.set(self._inner)
 
     def __exit__(self, *_: object) -> None:
-        self._inner = _scope.get()
-        _scope.set(self._outer)
+        self._inner = innermost.get()
+        innermost.set(self._outer)
         self._outer = None
 
 
@@ -355,12 +355,12 @@ class track(Scope[Frame]):  # noqa: N801, used as a verb
 
 def tag(**tags: object) -> None:
     """Label the calls in the rest of this context; for middleware, where no `with` can span the request."""
-    parent, labels = _scope.get(), read_tags(tags)
+    parent, labels = innermost.get(), read_tags(tags)
     if parent is not None and parent.origin is _tagged:
         # Take the place of the last one: a worker that tags each request would hold on to them all.
         labels = MappingProxyType({**parent.tags, **labels})
         parent = parent.parent
-    _scope.set(Frame(_tagged, parent, labels))
+    innermost.set(Frame(_tagged, parent, labels))
 
 
 #: The origin of frames that `tag` links.
@@ -369,19 +369,19 @@ _tagged: Final = object()
 
 def detach() -> None:
     """Leave all scopes for the rest of this context: for a long-lived worker that was started inside one."""
-    _scope.set(None)
+    innermost.set(None)
 
 
 def current() -> Frame | None:
     """The innermost frame, or None outside of any scope."""
-    return _scope.get()
+    return innermost.get()
 
 
 def carry(function: Callable[P, R]) -> Callable[P, R]:
     """Bind `function` to the scope of now, wherever it is run later: another thread, a pool, a callback."""
     if not callable(function):
         raise TypeError(f"carry({function!r}) got a {type(function).__name__}; pass a function")
-    return cast(Callable[P, R], _Carried(_scope.get())(function))
+    return cast(Callable[P, R], _Carried(innermost.get())(function))
 
 
 class _Carried(Scope[Frame]):

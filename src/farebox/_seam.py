@@ -13,6 +13,7 @@ import inspect
 import json
 import posixpath
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 from farebox import _pending, signals
@@ -66,6 +67,10 @@ class Seam(Patches):
 
     #: Types of the sentinels that stand for a parameter which was not given.
     omitted: frozenset[type] = frozenset()
+
+    def __init__(self, provider: Provider) -> None:
+        super().__init__(provider)
+        self.read_plain: Callable[..., Call | None] | None = getattr(provider, "read_plain", None)
 
     def install(self) -> None:
         """Wrap the SDK's base clients, once.
@@ -121,8 +126,10 @@ class Seam(Patches):
             options, body, link, call = begun
             try:
                 self.open[link] = None
-                signals.pre_call.send(call.provider_name, call=call)
-                self.rewrite(options, body, link)
+                signals.pre_call.publish(call)
+                options.__dict__["post_parser"] = link
+                if call.sent_cap is not None or not call.is_plain or call.is_stream or call.sent_model:
+                    self.rewrite(options, body, call)
                 result = original(client, cast_to, options, *args, **kwargs)
                 self.take(link, result)
             except BaseException as error:
@@ -148,8 +155,12 @@ class Seam(Patches):
             call.is_async = True
             try:
                 self.open[link] = None
-                await signals.pre_call.send_async(call.provider_name, call=call)
-                self.rewrite(options, body, link)
+                waiting = signals.pre_call.publish_async(call)
+                if waiting is not None:
+                    await waiting
+                options.__dict__["post_parser"] = link
+                if call.sent_cap is not None or not call.is_plain or call.is_stream or call.sent_model:
+                    self.rewrite(options, body, call)
                 result = await original(client, cast_to, options, *args, **kwargs)
                 self.take(link, result)
             except BaseException as error:
@@ -172,27 +183,36 @@ class Seam(Patches):
         """
         if not self.is_global and CLIENT_MARK not in client.__dict__:
             return None
-        previous = options.post_parser
-        if type(previous) is ParserLink or options.method.lower() != "post":
+        given = options.__dict__
+        previous = given["post_parser"]
+        if type(previous) is ParserLink or given["method"].lower() != "post":
             return None  # it counts already, should ours have been wrapped over and put on top again; or it is free
-        body = options.json_data
-        if type(body) is not dict or options.extra_json:
+        body, call, read_plain = given["json_data"], None, self.read_plain
+        is_whole = type(body) is dict and not given["extra_json"]
+        if not is_whole:
             body = read_body(options)
             if body is None:
                 return None
-        options = copied(options)
-        if not is_plain(reversed(body.values())):  # what was not given is last
-            body = self.readable(options, body)
         try:
-            path, server_address = _address(client, options.url)
-            call = self.provider.read_request(path, body, server_address)
+            path, server_address = _address(client, given["url"])
+            if is_whole and read_plain is not None:
+                call = read_plain(path, body, server_address)
         except Exception as error:
             self.leave_unread(error)
             return None
+        options = copied(options)
         if call is None:
-            return None
-        call.is_stream = call.is_stream or bool(kwargs.get("stream"))
-        call.timeouts = (options.timeout, client.timeout)
+            if not is_plain(reversed(body.values())):  # what was not given is last
+                body = self.readable(options, body)
+            try:
+                call = self.provider.read_request(path, body, server_address)
+            except Exception as error:
+                self.leave_unread(error)
+            if call is None:
+                return None
+        if kwargs.get("stream"):
+            call.is_stream = True
+        call.timeouts = (given["timeout"], client.timeout)
         call.client_frame = client.__dict__.get(CLIENT_MARK)
         return options, body, ParserLink(call, self.provider, previous), call
 
@@ -207,11 +227,10 @@ class Seam(Patches):
             options.__dict__.update(json_data=kept, extra_json=None)
         return kept
 
-    def rewrite(self, options: Any, body: dict[str, Any], link: Link) -> None:
-        """Put on the options what was decided, and the link; never into a dict of the user's."""
+    def rewrite(self, options: Any, body: dict[str, Any], call: Call) -> None:
+        """Put on the options what was decided; never into a dict of the user's."""
         fields = options.__dict__
-        fields["post_parser"] = link
-        changes = self.provider.rewrite(link.call, body)
+        changes = self.provider.rewrite(call, body)
         if changes:
             if options.json_data is None:
                 rewritten = {**body, **changes}
@@ -233,6 +252,7 @@ class Seam(Patches):
             return  # a stream: its watch settles it
         answer = link.answer
         if answer is not None:
+            # What the caller gets is the answer, or what is made of it.
             call.request_id = getattr(result, "__dict__", {}).get("_request_id") or ""
         else:
             response = getattr(result, "http_response", result)
@@ -276,13 +296,12 @@ class Seam(Patches):
 
 
 def _count_attempts(original: Any) -> Any:
-    def _build_request(client: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-        request = original(client, options, *args, **kwargs)
+    def _build_request(client: Any, options: Any, **kwargs: Any) -> Any:
+        request = original(client, options, **kwargs)
         link = options.post_parser
         if type(link) is ParserLink:
-            call = link.call
-            call.attempts += 1
-            call.is_sent = True
+            link.call.attempts += 1
+            link.call.is_sent = True
         return request
 
     return _build_request
@@ -301,11 +320,13 @@ def _ask_before_retry(original: Any) -> Any:
             if is_dead and call.is_async:
                 return _ask_first(original, client, args, kwargs, call)
             if is_dead:
-                signals.pre_retry.send(call.provider_name, call=call)
+                signals.pre_retry.publish(call)
         return original(client, *args, **kwargs)
 
     async def _ask_first(original: Any, client: Any, args: Any, kwargs: Any, call: Call) -> Any:
-        await signals.pre_retry.send_async(call.provider_name, call=call)
+        waiting = signals.pre_retry.publish_async(call)
+        if waiting is not None:
+            await waiting
         return await original(client, *args, **kwargs)
 
     return _sleep_for_retry

@@ -381,7 +381,7 @@ def end_call(call: Call, outcome: Outcome, error: BaseException | None = None) -
         if error is not None:
             call.error_class = type(error).__name__
         call.activity = None
-        signals.post_call.send(call.provider_name, call=call)
+        signals.post_call.publish(call)
     except BaseException:
         _hand_on(call, outcome)
         raise

@@ -26,7 +26,7 @@ import logging
 import os
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import blinker
@@ -54,7 +54,7 @@ class _Ordered(dict[Any, int]):
         return dict(sorted(both.items(), key=lambda pair: pair[1]))
 
 
-def _nothing(sender: Any, **fields: Any) -> None:
+def _nothing(sender: Any, call: Any = None, **fields: Any) -> None:
     """What is enforced on a channel that nobody enforces anything on."""
 
 
@@ -84,10 +84,34 @@ class Channel(blinker.Signal):
         A coroutine function among the receivers is run to its end here if it never suspends, and is a TypeError if it does.
         """
         self._enforce(sender, **fields)
-        if not self.receivers or self.is_muted:
-            return []
-        answers = []
-        for receiver in self.receivers_for(sender):
+        return self._tell(sender, fields) if self.receivers else []
+
+    async def send_async(self, sender: Any = None, /, **fields: Any) -> list[tuple[Receiver, Any]]:
+        """As `send`, awaiting what enforcement and each receiver return before the next one is called."""
+        waiting = self._enforce(sender, **fields)
+        if waiting is not None:
+            await waiting
+        return await self._tell_in_turn(sender, fields) if self.receivers else []
+
+    def publish(self, call: Call) -> None:
+        """`send(call.provider_name, call=call)`, for what every call goes through: no more than enforcement if nobody listens."""
+        self._enforce(call.provider_name, call)
+        if self.receivers:
+            self._tell(call.provider_name, {"call": call})
+
+    def publish_async(self, call: Call) -> Awaitable[Any] | None:
+        """As `publish`; what comes back is to be awaited."""
+        waiting: Awaitable[Any] | None = self._enforce(call.provider_name, call)
+        return self._tell_after(waiting, call) if self.receivers else waiting
+
+    async def _tell_after(self, waiting: Awaitable[Any] | None, call: Call) -> None:
+        if waiting is not None:
+            await waiting
+        await self._tell_in_turn(call.provider_name, {"call": call})
+
+    def _tell(self, sender: Any, fields: dict[str, Any]) -> list[tuple[Receiver, Any]]:
+        answers: list[tuple[Receiver, Any]] = []
+        for receiver in () if self.is_muted else self.receivers_for(sender):
             try:
                 answer = receiver(sender, **fields)
                 answers.append((receiver, _finish(receiver, answer) if inspect.iscoroutine(answer) else answer))
@@ -95,15 +119,9 @@ class Channel(blinker.Signal):
                 self._blame(receiver, error)
         return answers
 
-    async def send_async(self, sender: Any = None, /, **fields: Any) -> list[tuple[Receiver, Any]]:
-        """As `send`, awaiting what enforcement and each receiver return before the next one is called."""
-        waiting = self._enforce(sender, **fields)
-        if waiting is not None:
-            await waiting
-        if not self.receivers or self.is_muted:
-            return []
-        answers = []
-        for receiver in self.receivers_for(sender):
+    async def _tell_in_turn(self, sender: Any, fields: dict[str, Any]) -> list[tuple[Receiver, Any]]:
+        answers: list[tuple[Receiver, Any]] = []
+        for receiver in () if self.is_muted else self.receivers_for(sender):
             try:
                 answer = receiver(sender, **fields)
                 answers.append((receiver, await answer if inspect.isawaitable(answer) else answer))
@@ -154,23 +172,23 @@ threshold: Final = Channel("Spent has reached a rung of a budget.", fenced=True)
 
 # Calls that ended in a finalizer: it may run in the middle of anything, so it only appends, and whoever is next to use the
 # books settles them first.
-_late: deque[Call] = deque()
+late_calls: Final[deque[Call]] = deque()
 
 
 def settle_late(call: Call) -> None:
     """Have `call` settled by the next one to use the ledger.  Safe in a finalizer: takes no lock, runs no other code."""
-    _late.append(call)
+    late_calls.append(call)
 
 
 def settle_late_calls() -> None:
     """Publish the end of every call that a finalizer left."""
-    while _late:
+    while late_calls:
         try:
-            call = _late.popleft()
+            call = late_calls.popleft()
         except IndexError:
             return
-        post_call.send(call.provider_name, call=call)
+        post_call.publish(call)
 
 
 atexit.register(settle_late_calls)
-os.register_at_fork(after_in_child=_late.clear)
+os.register_at_fork(after_in_child=late_calls.clear)

@@ -10,9 +10,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from farebox._call import Call, Usage
+from farebox._usage import plain_usage
 from farebox.providers._reading import MOST_TOKENS, Sizes, UnreadableUsage, count, fields, listed, texts, whole_number
 
 _LAST_CHUNKS: Final = 3
+#: Characters of an id or a name that are kept.
+_LONGEST: Final = 200
 
 
 def read_cap(call: Call, given: Any) -> None:
@@ -57,9 +60,9 @@ def read_head(call: Call, found: Mapping[str, Any]) -> None:
     """Id, model and tier of an answer, as it says them."""
     response_id, model, tier = found.get("id"), found.get("model"), found.get("service_tier")
     if type(response_id) is str:
-        call.response_id = response_id[:200]
+        call.response_id = response_id if len(response_id) <= _LONGEST else response_id[:_LONGEST]
     if type(model) is str:
-        call.response_model = model[:200]
+        call.response_model = model if len(model) <= _LONGEST else model[:_LONGEST]
     if type(tier) is str:
         call.served_tier = in_region(call.server_address, tier[:40])
 
@@ -86,15 +89,22 @@ def read_usage(call: Call, usage: Any, names: Names, *, web_searches: int = 0) -
     if usage is None:
         return None
     found = fields(usage)
+    whole_input, whole_output = found.get(names.input), found.get(names.output) if names.output else 0
+    into, out = found.get(names.input_details), found.get(names.output_details)
+    into, out = {} if into is None else fields(into), {} if out is None else fields(out)
     try:
-        whole_input = count(found, names.input, required=True)
-        whole_output = count(found, names.output, required=True) if names.output else 0
-        if not whole_input:
+        if (
+            type(whole_input) is not int
+            or type(whole_output) is not int
+            or not 0 < whole_input <= MOST_TOKENS
+            or not 0 <= whole_output <= MOST_TOKENS
+        ):
+            count(found, names.input, required=True)
+            if names.output:
+                count(found, names.output, required=True)
             raise UnreadableUsage(f"usage.{names.input} is 0")
-        into, out = found.get(names.input_details), found.get(names.output_details)
-        into, out = {} if into is None else fields(into), {} if out is None else fields(out)
-        if not any(into.values()) and not any(out.values()) and not web_searches:
-            return Usage(uncached_input_tokens=whole_input, visible_output_tokens=whole_output)
+        if not (any(into.values()) or any(out.values()) or web_searches):
+            return plain_usage(whole_input, whole_output)
         cached, written = count(into, "cached_tokens"), count(into, "cache_write_tokens")
         long_lived = count(fields(into.get("cache_write_tokens_details")), "ttl_12h_tokens")
         audio, images = count(into, "audio_tokens"), count(into, "image_tokens")

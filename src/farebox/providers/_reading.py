@@ -169,6 +169,38 @@ class Part(NamedTuple):
     unbounded: str = ""
 
 
+def weigh(text: str) -> tuple[int, int, int, int]:
+    """Bytes of a text, how many of them count as dense and as English, and by how many a server may make it longer."""
+    if not text.isascii():
+        size = utf8_size(text)
+        return size, size, 0, growth(text)
+    size = len(text)
+    if size >= _SHORT_BYTES:
+        sample = text[:: size // _SAMPLE_BYTES + 1].encode()
+        looked_at, signs = len(sample), len(sample.translate(None, _LETTERS))
+        if signs * 3 < looked_at:
+            es = sample.count(b"e")
+            if es * _LETTERS_PER_E >= looked_at - sample.count(b" "):
+                if signs * 5 >= looked_at:
+                    return size, 0, 0, 0
+                return _weigh_words(text, es * _ENGLISH_BYTES_PER_E >= looked_at, is_code=signs * 8 >= looked_at)
+    return size, size, 0, 0
+
+
+def _weigh_words(text: str, may_be_english: bool, *, is_code: bool) -> tuple[int, int, int, int]:
+    size = len(text)
+    window = min(size, _WINDOW)
+    start = (size - window) // 2
+    end = start + window
+    if may_be_english and text.count("the", start, end) * _ENGLISH_BYTES_PER_THE >= window:
+        return size, 0, size, 0
+    if not is_code:
+        words = text.count(" of ", start, end) + text.count(" and ", start, end)
+        if words * _ENGLISH_BYTES_PER_WORD < window:
+            return size, size // 3, 0, 0  # another tongue: a half and a sixth
+    return size, 0, 0, 0
+
+
 AnySet = frozenset[str] | set[str]
 
 
@@ -212,38 +244,15 @@ class Sizes:
 
     def add_text(self, text: str) -> int:
         """Count a text; returns its bytes."""
-        if not text.isascii():
-            size = utf8_size(text)
-            self.text_bytes += size
-            self.dense_bytes += size
-            self.surplus += growth(text)
-            return size
-        size = len(text)
+        size, dense, english, surplus = weigh(text)
         self.text_bytes += size
-        if size >= _SHORT_BYTES:
-            sample = text[:: size // _SAMPLE_BYTES + 1].encode()
-            looked_at, signs = len(sample), len(sample.translate(None, _LETTERS))
-            if signs * 3 < looked_at:
-                es = sample.count(b"e")
-                if es * _LETTERS_PER_E >= looked_at - sample.count(b" "):
-                    if signs * 5 < looked_at:
-                        may_be_english = es * _ENGLISH_BYTES_PER_E >= looked_at
-                        self._look_for_english(text, may_be_english, is_code=signs * 8 >= looked_at)
-                    return size
-        self.dense_bytes += size
+        if dense:
+            self.dense_bytes += dense
+        if english:
+            self.english_bytes += english
+        if surplus:
+            self.surplus += surplus
         return size
-
-    def _look_for_english(self, text: str, may_be_english: bool, *, is_code: bool) -> None:
-        size = len(text)
-        window = min(size, _WINDOW)
-        start = (size - window) // 2
-        end = start + window
-        if may_be_english and text.count("the", start, end) * _ENGLISH_BYTES_PER_THE >= window:
-            self.english_bytes += size
-        elif not is_code:
-            words = text.count(" of ", start, end) + text.count(" and ", start, end)
-            if words * _ENGLISH_BYTES_PER_WORD < window:
-                self.dense_bytes += size // 3  # another tongue: a half and a sixth
 
     def add_joined(self, pieces: Iterable[str]) -> None:
         """Count a text that came in pieces."""

@@ -32,6 +32,7 @@ from farebox.providers._reading import (
     listed,
     text_of,
     texts,
+    weigh,
     whole_number,
 )
 from farebox.providers._vision import Pictures, openai_image_tokens
@@ -54,8 +55,15 @@ _NOT_READ: Final = frozenset(
      "temperature tools top_logprobs top_p user verbosity").split()
 )  # fmt: skip
 
-#: Parameters of a request that says nothing out of the ordinary.
-_PLAIN_CALL: Final = frozenset(("messages", "model", "temperature", *_CAPS))
+#: Parameters of a request that says nothing out of the ordinary, and what they are then.
+_PLAIN: Final[dict[str, frozenset[type]]] = {
+    "messages": frozenset((list,)),
+    "model": frozenset((str,)),
+    "temperature": frozenset((int, float)),
+    "stream": frozenset((bool,)),
+    **dict.fromkeys(_CAPS, frozenset((int,))),
+}
+_OWN_HOST: Final = "api.openai.com"
 _SYSTEM_ROLES: Final = ("system", "developer")
 _PLAIN_ROLES: Final = ("user", "assistant", *_SYSTEM_ROLES)
 
@@ -82,6 +90,55 @@ class OpenAI:
     clients = ("OpenAI", "AsyncOpenAI")
     chat_path = _CHAT
 
+    def read_plain(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
+        if not path.endswith(_CHAT):
+            return None
+        for name, value in body.items():
+            kinds = _PLAIN.get(name)
+            if kinds is None or type(value) not in kinds:
+                return None
+        model, messages = body.get("model"), body.get("messages")
+        cap, old_cap = body.get("max_completion_tokens"), body.get("max_tokens")
+        if not model or not messages or (cap is not None and old_cap is not None) or "-search" in model:
+            return None
+        cap = old_cap if cap is None else cap
+        if cap is not None and cap not in COUNTS:
+            return None
+
+        text_bytes = dense_bytes = english_bytes = surplus = system_bytes = last_bytes = 0
+        for message in messages:
+            if type(message) is not dict or len(message) != 2:
+                return None
+            content, role = message.get("content"), message.get("role")
+            if type(content) is not str or role not in _PLAIN_ROLES:
+                return None
+            last_bytes, dense, english, more = weigh(content)
+            text_bytes += last_bytes
+            dense_bytes += dense
+            english_bytes += english
+            surplus += more
+            if role in _SYSTEM_ROLES:
+                system_bytes += last_bytes
+        call = Call(self.name, "chat", _CHAT, model, server_address)
+        call.is_plain = True
+        call.cache_write = "30m"
+        call.declared_cap = cap
+        call.messages = count = len(messages)
+        call.last_message_bytes = last_bytes
+        call.text_bytes, call.dense_bytes, call.english_bytes = text_bytes, dense_bytes, english_bytes
+        extra_tokens = _TOKENS_PER_REQUEST + _TOKENS_PER_MESSAGE * count
+        call.extra_input_tokens = extra_tokens
+        call.proven_input_tokens = text_bytes + surplus + extra_tokens + _TOKENS_OF_TEMPLATE
+        if server_address != _OWN_HOST:
+            call.tier = in_region(server_address, "")
+        if system_bytes:
+            call.system_bytes = system_bytes
+        if "temperature" in body and _is_tuned(body["temperature"], 1):
+            call.features = _SAMPLING
+        if "stream" in body:
+            call.is_stream = bool(body["stream"])
+        return call
+
     def read_request(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
         if not path.endswith(_CHAT):
             surface = SURFACES.get(path[path.rfind("/") :])
@@ -89,53 +146,24 @@ class OpenAI:
             if call is not None:
                 call.tier = in_region(server_address, call.tier)
             return call
-        model, messages = body.get("model"), body.get("messages")
-        if type(model) is not str:
-            model = text_of(model)
-        if type(messages) is not list:
-            messages = listed(messages)
+        model, messages = text_of(body.get("model")), listed(body.get("messages"))
         if not model or not messages:
             return None
 
         sizes = Sizes(_MEDIA_TOKENS)
         system_bytes = last_bytes = 0
         for message in messages:
-            if type(message) is dict and len(message) == 2:
-                content, role = message.get("content"), message.get("role")
-                if type(content) is str and role in _PLAIN_ROLES:
-                    last_bytes = sizes.add_text(content)
-                    if role in _SYSTEM_ROLES:
-                        system_bytes += last_bytes
-                    continue
             found = fields(message)
             last_bytes = _add_message(sizes, message, found, model)
             if text_of(found.get("role")) in _SYSTEM_ROLES:
                 system_bytes += last_bytes
-        call = Call(
-            provider_name=self.name,
-            operation_name="chat",
-            endpoint=_CHAT,
-            server_address=server_address,
-            request_model=model,
-        )
+        call = Call(self.name, "chat", _CHAT, model, server_address)
         call.cache_write = "30m"
         call.messages = len(messages)
         call.last_message_bytes = last_bytes
-        if system_bytes:
-            call.system_bytes = system_bytes
-        cap, old_cap = body.get("max_completion_tokens"), body.get("max_tokens")
-        if cap is None:
-            cap = old_cap
-        elif old_cap is not None:
-            cap = (cap, old_cap)
-        if type(cap) is int and cap in COUNTS:
-            call.declared_cap = cap
-        elif cap is not None:
-            _read_caps(call, body)
-        if sizes.read_part is not None or not _PLAIN_CALL.issuperset(body):
-            _read_options(call, body, sizes)
-        elif "temperature" in body and _is_tuned(body["temperature"], 1):
-            call.features = _SAMPLING
+        call.system_bytes = system_bytes
+        _read_caps(call, body)
+        _read_options(call, body, sizes)
         if "-search" in model:
             call.most_web_searches = 1  # it searches, whether asked to or not
         extra_tokens = sizes.extra_tokens + _TOKENS_PER_REQUEST + _TOKENS_PER_MESSAGE * call.messages
@@ -144,8 +172,7 @@ class OpenAI:
         call.english_bytes = sizes.english_bytes
         call.extra_input_tokens = extra_tokens
         call.proven_input_tokens = sizes.text_bytes + sizes.surplus + extra_tokens + _TOKENS_OF_TEMPLATE
-        if server_address.endswith(".openai.com"):
-            call.tier = in_region(server_address, call.tier)
+        call.tier = in_region(server_address, call.tier)
         return call
 
     def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class Limits:
     def __init__(self, run: farebox.budget | None, per_test: farebox.budget | None) -> None:
         self._per_test = per_test
         if run is not None:
-            _scope._scope.set(run._frame(_scope.current()))
+            _scope.innermost.set(run._frame(_scope.current()))
         #: The scope around the test, and the frame of its budgets in it; None where it has none.
         self._outer: Frame | None = None
         self._frame: Frame | None = None
@@ -86,7 +86,7 @@ class Limits:
                 frame = scope._frame(frame)
         if frame is not self._outer:
             self._frame = frame
-            _scope._scope.set(frame)
+            _scope.innermost.set(frame)
 
     def end(self, *, even_within: bool) -> None:
         """Take them off; a second time does nothing.
@@ -96,7 +96,7 @@ class Limits:
         """
         if self._frame is not None and (even_within or _scope.current() is self._frame):
             self._frame = None
-            _scope._scope.set(self._outer)
+            _scope.innermost.set(self._outer)
 
     @contextmanager
     def lifted(self) -> Iterator[None]:
@@ -106,17 +106,17 @@ class Limits:
             yield
             return
         inner = _scope.current()
-        _scope._scope.set(self._outer)
+        _scope.innermost.set(self._outer)
         try:
             yield
         finally:
             now = _scope.current()
             if now is self._outer:
-                _scope._scope.set(inner)
+                _scope.innermost.set(inner)
             else:  # the fixture has opened a scope for all tests that share it: ours goes around that
                 self._outer = now
                 self._frame = frame if now is None else frame.around(now)
-                _scope._scope.set(self._frame)
+                _scope.innermost.set(self._frame)
 
 
 def stopped_by(error: BaseException | None) -> BudgetExceeded | None:
