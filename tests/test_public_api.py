@@ -31,6 +31,7 @@ FIELDS: dict[str, Any] = {
     "provider_name": "openai",
     "what": ("image_url",),
     "tag": "tenant",
+    "endpoint": "/v1/images/generations",
     "model": "gpt-5-mini",
 }
 

@@ -15,6 +15,7 @@ from farebox._budget_words import (
     EachMissing,
     InputBound,
     Limits,
+    OnUnmetered,
     OnUnpriced,
     UsdLimit,
     check_mode,
@@ -99,6 +100,7 @@ class Budget:
     #: Whether input is bounded by proof instead of by estimate.
     proves_input: bool = False
     on_unpriced: OnUnpriced = "refuse"
+    on_unmetered: OnUnmetered = "refuse"
     rungs: tuple[Rung, ...] = ()
     #: Whatever others keep about it for as long as it lives.
     kept: dict[str, object] = attrs.field(factory=dict, init=False, repr=False)
@@ -121,6 +123,7 @@ class Budget:
         output_cap: int | None = None,
         input_bound: InputBound = "estimate",
         on_unpriced: OnUnpriced = "refuse",
+        on_unmetered: OnUnmetered = "refuse",
         at: Mapping[float, OnExceed | Callable[[Threshold], object]] | None = None,
         mode_options: Mapping[str, Any] | None = None,
     ) -> Budget:
@@ -165,6 +168,7 @@ class Budget:
             output_cap=read_cap("output_cap", output_cap),
             proves_input=choice("input_bound", input_bound, get_args(InputBound)) == "bytes",
             on_unpriced=choice("on_unpriced", on_unpriced, get_args(OnUnpriced)),
+            on_unmetered=choice("on_unmetered", on_unmetered, get_args(OnUnmetered)),
             rungs=_rungs(at, limits),
         )
 
@@ -172,6 +176,11 @@ class Budget:
     def is_standing(self) -> bool:
         """Whether its limits are not those of a scope but of a period."""
         return bool(self.terms)
+
+    @property
+    def limits_size(self) -> bool:
+        """Whether it limits what calls use, and not only how many there are."""
+        return self.limit_usd_nanos != NO_LIMIT or self.limit_tokens != NO_LIMIT
 
     @property
     def is_per_call(self) -> bool:

@@ -21,6 +21,8 @@ CountLimit = int | Mapping[str, int]
 
 InputBound = Literal["estimate", "bytes"]
 OnUnpriced = Literal["refuse", "warn", "dearest"]
+#: What becomes of a request that may be billed and that nobody here can meter.
+OnUnmetered = Literal["refuse", "warn", "allow"]
 #: What becomes of a call while the ledger does not answer.
 OnLedgerError = Literal["closed", "open"]
 EachMissing = Literal["error", "shared"]
@@ -45,6 +47,7 @@ OPTIONS: Final = (
     "output_cap",
     "input_bound",
     "on_unpriced",
+    "on_unmetered",
     "at",
 )
 

@@ -306,7 +306,7 @@ class BudgetFrame(Frame, Speaker):
         self.account = budget.account(("frame", next(_account_keys)))
         self.ledger = self.ledger or _config.state().scope_ledger
         self.accounts = (self.account, *self.accounts)
-        self.heed(budget, budget.limit_usd_nanos != NO_LIMIT or budget.limit_tokens != NO_LIMIT)
+        self.heed(budget, budget.limits_size)
         self.path = f"{self.path} > {budget.name}" if self.path else budget.name
 
     def __del__(self) -> None:

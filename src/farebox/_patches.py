@@ -16,7 +16,7 @@ from farebox import signals
 from farebox._call import Call
 from farebox._streams import end_call, read_answer
 from farebox.errors import IncompatibleSDK
-from farebox.providers import Provider
+from farebox.providers import Provider, Reader
 
 _logger = logging.getLogger("farebox")
 
@@ -39,7 +39,7 @@ class Link:
     #: Class of the SDK's errors that an answer with an error status becomes.
     status_error: ClassVar[str] = "APIStatusError"
 
-    def __init__(self, call: Call, provider: Provider) -> None:
+    def __init__(self, call: Call, provider: Reader) -> None:
         self.call = call
         self.provider = provider
         self.answer: Any = None

@@ -28,6 +28,7 @@ def quote(call: Call, frame: Frame | None) -> Plan:
 
     Raises:
         UnpricedModel: a usd limit is in scope and the model has no price.
+        UnmeteredCall: a limit in usd or tokens is in scope, and nobody can read what the request asks for.
         UnboundedCall: a budget wants input bounded by proof, and something in it can't be.
         ValueError: a budget's `output_cap` is below what the provider takes.
     """
@@ -81,8 +82,12 @@ def _other_price(
 
     Raises:
         UnpricedModel: a usd limit is in scope and the model has no price.
+        UnmeteredCall: a limit in usd or tokens is in scope, and nobody can read what the request asks for.
     """
     rates = tariff.rates
+    if call.is_unmetered:
+        _admit_unmetered(call, frame)
+        return None, 0, 0, 0
     if rates is None and frame is not None and call.fixed_usd_nanos is None:
         rates = _stand_in(call, frame, state)
     if rates is not None:
@@ -158,6 +163,24 @@ def _goes_on_from(call: Call, state: _config.State, limits: ModelLimits) -> int:
     """Input tokens that a call brings along from an earlier answer: those recorded here, or all that the model can read."""
     recorded = state.answers.get(call.previous_response_id) if not call.fills_context else None
     return limits.context_tokens if recorded is None else recorded
+
+
+def _admit_unmetered(call: Call, frame: Frame | None) -> None:
+    """See whether a request may be sent that may be billed and that nobody here can bound; its cost will be unknown.
+
+    Raises:
+        UnmeteredCall: a budget that limits usd or tokens, and could stop the call, wants it refused.
+    """
+    around = () if frame is None else frame.budgets
+    speakers = [speaker for speaker in around if speaker.budget.limits_size and speaker.budget.mode.stops]
+    for speaker in speakers:
+        if speaker.budget.on_unmetered == "refuse":
+            _speak.publish_unmetered(call, speaker, "stop")
+            raise _speak.unmetered(call, speaker)
+    for speaker in speakers:
+        _speak.publish_unmetered(call, speaker, "unmetered")
+    if not speakers or any(speaker.budget.on_unmetered == "warn" for speaker in speakers):
+        _speak.warn_unmetered(call)
 
 
 def _proven(call: Call, frame: Frame) -> int:

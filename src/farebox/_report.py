@@ -16,7 +16,7 @@ import attrs
 
 from farebox import _config, signals
 from farebox._buckets import TIMES, Buckets
-from farebox._call import Call, CallRecord
+from farebox._call import UNMETERED, Call, CallRecord
 from farebox._money import UsdLike, plus, show_usd, to_nanos, to_usd
 from farebox._tally import Amount, Place, place
 from farebox._windows import read_zone
@@ -41,7 +41,8 @@ class ReportRow:
         tags: The values the rows were grouped by; "" where a call has no such tag.
         usd: Spent.  `reserved_usd`: held for calls in flight; a bill is never above the two together.
         calls: Sent, in flight ones too.  `refused_calls`: not sent.
-        unpriced_calls: Of `calls`, those whose model has no price: they add nothing to `usd`.
+        unpriced_calls: Of `calls`, those of an unknown cost, as their model has no price: they add nothing to `usd`.
+        unmetered_calls: Of `unpriced_calls`, requests that may have been billed and that farebox could not read.
         estimated_calls: Of `calls`, those charged at a bound, because their usage is unknown.
     """
 
@@ -56,6 +57,7 @@ class ReportRow:
     unpriced_calls: int
     estimated_calls: int
     attempts: int
+    unmetered_calls: int
 
     def __getattr__(self, name: str) -> str:
         # row.feature for row.tags["feature"]; only called for names that are no field.
@@ -164,7 +166,8 @@ class _Question:
         return _matcher(where, self.buckets)
 
     def sums(self) -> list[Sum]:
-        """What the ledger answers.  Those of calls in flight have two more figures: nanodollars and tokens held."""
+        """What the ledger answers.  Some have three more figures: nanodollars and tokens
+        held for calls in flight, and calls that could not be metered."""
         signals.settle_late_calls()
         # In flight first: a call that ends meanwhile is counted twice then; the other way round it might not be at all.
         found = [_held(call, grant) for call, grant in self.ledger.in_flight() if call is not None]
@@ -173,7 +176,7 @@ class _Question:
         zone = self.buckets.zone
         for ended in self.ledger.tally(self.since, self.grain, None if zone is UTC else zone):
             if type(ended.place) is Place and len(ended.sums) <= _WIDTH:
-                found.append(ended)
+                found.append(ended if ended.place[2] != UNMETERED else _unmetered(ended))
             else:  # of nowhere any more, or with figures that only a newer version knows
                 known = ended.place if isinstance(ended.place, Place) else _NOWHERE
                 found.append(ended._replace(place=known, sums=ended.sums[:_WIDTH]))
@@ -195,8 +198,14 @@ _NOWHERE: Final = Place("", "", "", "", ())
 
 
 def _held(call: Call | CallRecord, grant: Grant) -> Sum:
-    figures = (*Amount(calls=1, attempts=call.attempts), grant.usd_nanos, grant.tokens)
+    figures = (*Amount(calls=1, attempts=call.attempts), grant.usd_nanos, grant.tokens, 0)
     return _moment(call)._replace(sums=figures)
+
+
+def _unmetered(ended: Sum) -> Sum:
+    """The sums of requests that nobody could read, with how many of them may have been billed."""
+    amount = Amount(*ended.sums)
+    return ended._replace(sums=(*amount, 0, 0, amount.unpriced_calls))
 
 
 def _moment(row: Call | CallRecord) -> Sum:
@@ -234,6 +243,7 @@ class Report:
         calls: int | None = None,
         where: Mapping[str, str] | None = None,
         allow_empty: bool = False,
+        allow_unmetered: bool = False,
         **tags: str,
     ) -> None:
         """Fail unless spent and reserved together are at most the given amounts.
@@ -242,9 +252,11 @@ class Report:
             usd, tokens, calls: At most so much; give at least one.
             where, **tags: Only the calls with these tags, or built-in dimensions such as `model`.
             allow_empty: Pass although nothing was measured.
+            allow_unmetered: Pass although requests were sent whose use and cost nobody knows.
 
         Raises:
-            AssertionError: more than that, a call without a price under `usd`, or no call at all.
+            AssertionError: more than that, a call without a price under `usd`, a request under `usd` or `tokens` that farebox
+                could not read, or no call at all.
             ValueError: no limit given, or a negative one; a time in `where` that the report was not asked about.
         """
         if usd is None and tokens is None and calls is None:
@@ -274,8 +286,10 @@ class Report:
             spent = plus(total.usd, total.reserved_usd)
             if spent > most:
                 faults.append(f"{spent:f} USD is more than {most:f} USD")
-            if total.unpriced_calls:
-                faults.append(f"{total.unpriced_calls} calls have no price, so their cost is unknown")
+            if unpriced := total.unpriced_calls - total.unmetered_calls:
+                faults.append(f"{unpriced} calls have no price, so their cost is unknown")
+        if total.unmetered_calls and not allow_unmetered and not (usd is None and tokens is None):
+            faults.append(f"{total.unmetered_calls} calls could not be metered, so what they used is unknown")
         used = total.input_tokens + total.output_tokens + total.reserved_tokens
         if tokens is not None and used > tokens:
             faults.append(f"{used} tokens are more than {tokens}")
@@ -402,7 +416,7 @@ def _spent_and_reserved(figures: _Figures) -> int:
 
 def _row(tags: dict[str, str], figures: _Figures) -> ReportRow:
     amount = Amount(*figures[:_WIDTH])
-    reserved_usd_nanos, reserved_tokens = figures[_WIDTH:] or (0, 0)
+    reserved_usd_nanos, reserved_tokens, unmetered_calls = figures[_WIDTH:] or (0, 0, 0)
     return ReportRow(
         tags=tags,
         usd=to_usd(amount.usd_nanos),
@@ -415,6 +429,7 @@ def _row(tags: dict[str, str], figures: _Figures) -> ReportRow:
         unpriced_calls=amount.unpriced_calls,
         estimated_calls=amount.estimated_calls,
         attempts=amount.attempts,
+        unmetered_calls=unmetered_calls,
     )
 
 
@@ -442,7 +457,7 @@ def _table(of: Report) -> str:
     ]
     notes = [
         f"{getattr(of.total, name)} {name.replace('_', ' ')}"
-        for name in ("unpriced_calls", "estimated_calls")
+        for name in ("unpriced_calls", "unmetered_calls", "estimated_calls")
         if getattr(of.total, name)
     ]
     return "\n".join([*(line.rstrip() for line in text), *(["of which " + ", ".join(notes)] if notes else [])])

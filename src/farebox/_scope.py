@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
 
 from farebox import _config, _threads
 from farebox._budget import PATIENCE_SECONDS, Budget
-from farebox._budget_words import CountLimit, EachMissing, InputBound, OnUnpriced, UsdLimit
+from farebox._budget_words import CountLimit, EachMissing, InputBound, OnUnmetered, OnUnpriced, UsdLimit
 from farebox._call import read_tags
 from farebox._frames import BudgetFrame, Frame
 from farebox._standing import StandingFrame
@@ -259,6 +259,8 @@ class budget(Scope[BudgetFrame | StandingFrame]):  # noqa: N801, used as a verb,
         input_bound: `"estimate"` of the input tokens, or `"bytes"`: the proven bound, and what has none is refused.
         on_unpriced: What to do with a model without a price under a usd limit: `"refuse"`, `"warn"`, or `"dearest"`, which
             prices it as the dearest model known.
+        on_unmetered: What to do under a usd or tokens limit with a request that may be billed and that farebox can't meter:
+            `"refuse"`, `"warn"` once per endpoint, or `"allow"`.  What is sent is counted, and its cost unknown.
         at: Rungs below the limit, lowest first: `{0.8: notify, 0.9: "downgrade"}`.  Once spent reaches that share, a
             callable is called with the `Threshold`, and a mode speaks from then on.
         mode_options: Of the mode: `downgrade={...}` or `[...]`, `timeout=` seconds of `"wait"`, `default=` of `"truncate"`.
@@ -289,6 +291,7 @@ class budget(Scope[BudgetFrame | StandingFrame]):  # noqa: N801, used as a verb,
         output_cap: int | None = None,
         input_bound: InputBound = "estimate",
         on_unpriced: OnUnpriced = "refuse",
+        on_unmetered: OnUnmetered = "refuse",
         at: Mapping[float, OnExceed | Callable[[Threshold], object]] | None = None,
         **mode_options: Any,
     ) -> None:
@@ -307,6 +310,7 @@ class budget(Scope[BudgetFrame | StandingFrame]):  # noqa: N801, used as a verb,
             output_cap=output_cap,
             input_bound=input_bound,
             on_unpriced=on_unpriced,
+            on_unmetered=on_unmetered,
             at=at,
             mode_options=mode_options,
         )

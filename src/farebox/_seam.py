@@ -21,7 +21,8 @@ from farebox._bodies import copied, is_plain, parsed, read_body
 from farebox._call import Call
 from farebox._patches import CLIENT_MARK, Link, Patches, failed, incompatible, never_sent
 from farebox._streams import end_call, leave_pending, read_answer, watch_response, watch_stream
-from farebox.providers import Provider, without_iterators
+from farebox.providers import Provider, Reader, without_iterators
+from farebox.providers._unmetered import READER, unmetered_call
 
 _ADDRESS_MARK: Final = "_farebox_address"
 _MOST_ADDRESSES: Final = 64
@@ -32,7 +33,7 @@ class ParserLink(Link):
 
     __slots__ = ("previous",)
 
-    def __init__(self, call: Call, provider: Provider, previous: Any) -> None:
+    def __init__(self, call: Call, provider: Reader, previous: Any) -> None:
         self.call = call
         self.provider = provider
         self.previous = previous if callable(previous) else None
@@ -129,7 +130,7 @@ class Seam(Patches):
                 signals.pre_call.publish(call)
                 options.__dict__["post_parser"] = link
                 if call.sent_cap is not None or not call.is_plain or call.is_stream or call.sent_model:
-                    self.rewrite(options, body, call)
+                    self.rewrite(options, body, link)
                 result = original(client, cast_to, options, *args, **kwargs)
                 self.take(link, result)
             except BaseException as error:
@@ -160,7 +161,7 @@ class Seam(Patches):
                     await waiting
                 options.__dict__["post_parser"] = link
                 if call.sent_cap is not None or not call.is_plain or call.is_stream or call.sent_model:
-                    self.rewrite(options, body, call)
+                    self.rewrite(options, body, link)
                 result = await original(client, cast_to, options, *args, **kwargs)
                 self.take(link, result)
             except BaseException as error:
@@ -192,7 +193,7 @@ class Seam(Patches):
         if not is_whole:
             body = read_body(options)
             if body is None:
-                return None
+                return self.begin_unread(client, options, None, kwargs)
         try:
             path, server_address = _address(client, given["url"])
             if is_whole and read_plain is not None:
@@ -208,13 +209,27 @@ class Seam(Patches):
                 call = self.provider.read_request(path, body, server_address)
             except Exception as error:
                 self.leave_unread(error)
-            if call is None:
                 return None
+            if call is None:
+                return self.begin_unread(client, options, body, kwargs)
         if kwargs.get("stream"):
             call.is_stream = True
         call.timeouts = (given["timeout"], client.timeout)
         call.client_frame = client.__dict__.get(CLIENT_MARK)
         return options, body, ParserLink(call, self.provider, previous), call
+
+    def begin_unread(
+        self, client: Any, options: Any, body: dict[str, Any] | None, kwargs: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any], ParserLink, Call] | None:
+        """As `begin`, for what the provider does not read: None where it is free, or malformed, or no POST of this SDK's."""
+        path, server_address = _address(client, options.url)
+        if self.provider.metering(path) != "unmetered":
+            return None
+        call = unmetered_call(self.provider.name, path, body, server_address)
+        call.is_stream = bool(kwargs.get("stream"))
+        call.timeouts = (options.timeout, client.timeout)
+        call.client_frame = client.__dict__.get(CLIENT_MARK)
+        return copied(options), {}, ParserLink(call, READER, options.post_parser), call
 
     def readable(self, options: Any, body: dict[str, Any]) -> dict[str, Any]:
         """`body` without what is not sent, and without iterators: they are read once, here, and sent as lists."""
@@ -227,10 +242,10 @@ class Seam(Patches):
             options.__dict__.update(json_data=kept, extra_json=None)
         return kept
 
-    def rewrite(self, options: Any, body: dict[str, Any], call: Call) -> None:
+    def rewrite(self, options: Any, body: dict[str, Any], link: Link) -> None:
         """Put on the options what was decided; never into a dict of the user's."""
         fields = options.__dict__
-        changes = self.provider.rewrite(call, body)
+        changes = link.provider.rewrite(link.call, body)
         if changes:
             if options.json_data is None:
                 rewritten = {**body, **changes}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import attrs
 
@@ -20,6 +20,8 @@ from farebox.errors import (
     CutAnswerWarning,
     UnboundedCall,
     Unit,
+    UnmeteredCall,
+    UnmeteredWarning,
     UnpricedModel,
     UnpricedWarning,
 )
@@ -30,6 +32,7 @@ _logger = logging.getLogger("farebox")
 
 _MOST_UNPRICED_NAMES: Final = 1_024
 _warned_unpriced: set[tuple[str, str]] = set()
+_warned_unmetered: set[tuple[str, str]] = set()
 
 
 def short_of(call: Call, speaker: Speaker, short: Shortfall, rung: float | None = None) -> Short:
@@ -246,8 +249,43 @@ def unpriced(call: Call, speaker: Speaker, known: list[str]) -> UnpricedModel:
     )
 
 
+def unmetered(call: Call, speaker: Speaker) -> UnmeteredCall:
+    """The error of a request that may be billed and that nobody here can read, under a limit in usd or tokens."""
+    name, unit = speaker.budget.name, "usd" if speaker.budget.limit_usd_nanos != NO_LIMIT else "tokens"
+    return UnmeteredCall(
+        f"POST {call.endpoint} of {call.provider_name} may be billed, farebox can't meter it, and budget {name!r} has a "
+        f"{unit} limit; nothing was sent\n"
+        f'  write budget({name!r}, on_unmetered="warn") to send such requests, counted and at an unknown cost; '
+        "farebox.reserve(usd=...) holds what you know that they cost",
+        budget=name,
+        provider_name=call.provider_name,
+        endpoint=call.endpoint,
+    )
+
+
+def publish_unmetered(call: Call, speaker: Speaker, did: Literal["stop", "unmetered"]) -> None:
+    """A budget has stopped a request that nobody here can read, or let it go at an unknown cost."""
+    call.decision = did
+    _publish(speaker, _after_the_fact(call, speaker, did))
+
+
+def warn_unmetered(call: Call) -> None:
+    """A request that may be billed is sent unmetered; warned about once an endpoint."""
+    key = (call.provider_name, call.endpoint)
+    if key not in _warned_unmetered and len(_warned_unmetered) < _MOST_UNPRICED_NAMES:
+        _warned_unmetered.add(key)
+        warn_late(
+            f"POST {call.endpoint} of {call.provider_name} may be billed, and farebox can't meter it: it is counted, "
+            'its cost is unknown, and no usd or tokens limit holds it; under one it is refused unless on_unmetered="warn" '
+            'or "allow"',
+            UnmeteredWarning,
+        )
+
+
 def warn_unpriced(call: Call) -> None:
     """A call was recorded without a price; warned about once a model."""
+    if call.is_unmetered:
+        return  # which was said before it was sent
     key = (call.provider_name, call.response_model or call.model)
     if key not in _warned_unpriced and len(_warned_unpriced) < _MOST_UNPRICED_NAMES:
         _warned_unpriced.add(key)

@@ -24,7 +24,7 @@ from typing import Any, Final
 from farebox import _pending, signals
 from farebox._bodies import parsed
 from farebox._call import Call, Outcome
-from farebox.providers import Provider
+from farebox.providers import Reader
 
 #: A stream longer than this is not kept for a closer look; closed early, it is charged in full.
 _MOST_KEPT_BYTES: Final = 16 * 2**20
@@ -54,7 +54,7 @@ class Watch:
         "is_over",
     )
 
-    def __init__(self, call: Call, provider: Provider) -> None:
+    def __init__(self, call: Call, provider: Reader) -> None:
         self.call = call
         self.is_over = False
         self._provider = provider
@@ -293,7 +293,7 @@ class _Guard:
         self._watch.dropped()
 
 
-def watch_response(response: Any, call: Call, provider: Provider) -> Watch:
+def watch_response(response: Any, call: Call, provider: Reader) -> Watch:
     """Watch an HTTP response whose body has not been read, sync or async, of httpx or httpx2."""
     watch = Watch(call, provider)
     response.__dict__[_WATCH] = (watch, _Guard(watch))
@@ -301,7 +301,7 @@ def watch_response(response: Any, call: Call, provider: Provider) -> Watch:
     return watch
 
 
-def watch_stream(stream: Any, call: Call, provider: Provider) -> None:
+def watch_stream(stream: Any, call: Call, provider: Reader) -> None:
     """Watch an SDK's `Stream` or `AsyncStream`: same object, other iterator."""
     response = stream.response
     if _WATCH not in response.__dict__:
@@ -394,7 +394,7 @@ def _hand_on(call: Call, outcome: Outcome) -> None:
         signals.settle_late(call)
 
 
-def read_answer(call: Call, provider: Provider, answer: Any) -> None:
+def read_answer(call: Call, provider: Reader, answer: Any) -> None:
     """Have a provider read a whole answer.
 
     An answer is untrusted: whatever it holds, the caller gets it, and what can't be read is charged at its bound.

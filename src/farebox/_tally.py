@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from farebox._call import Call, CallRecord
+from farebox._call import UNMETERED, Call, CallRecord
 
 #: The decision of a correction that says what a call cost whose model has no price.
 PRICED: Final = "priced"
@@ -21,7 +21,10 @@ class Place(NamedTuple):
 
 
 class Amount(NamedTuple):
-    """How much it is.  `calls` were sent, `refused_calls` were not; the counts below them are parts of `calls`."""
+    """How much it is.  `calls` were sent, `refused_calls` were not; the counts below them are parts of `calls`.
+
+    Databases have a column for each, and for no more.
+    """
 
     usd_nanos: int = 0
     calls: int = 0
@@ -53,6 +56,6 @@ def amount(row: Call | CallRecord) -> Amount:
         input_tokens=row.charged_input_tokens,
         output_tokens=row.charged_output_tokens,
         unpriced_calls=int(usd_nanos is None),
-        estimated_calls=int(row.cost_source == "estimated"),
+        estimated_calls=int(row.cost_source == "estimated" and row.operation_name != UNMETERED),
         attempts=row.attempts,
     )

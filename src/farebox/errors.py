@@ -4,6 +4,7 @@ FareboxError
 ├── BudgetExceeded        a budget is short; the call was not sent
 ├── UnpricedModel         a model without a price, under a usd limit
 ├── UnboundedCall         a call whose use nobody can bound, under a limit that must bound it
+├── UnmeteredCall         a request that may be billed and that farebox can't meter, under a limit in usd or tokens
 ├── MissingTag            a call without the tag that a budget keeps one account for each value of
 ├── LedgerUnavailable     a ledger that did not answer; nothing was sent
 │   └── LedgerLost        a ledger that is not the one this process has worked with: emptied, replaced or restored
@@ -14,6 +15,7 @@ ScopeEnded                a budget in mode "truncate" leaves its scope; caught t
 FareboxWarning
 ├── BudgetWarning         a budget in mode "warn" was passed
 ├── UnpricedWarning       a call was recorded without a price
+├── UnmeteredWarning      a request that may be billed was sent, and farebox can't meter it
 ├── CutAnswerWarning      an answer ended at the output cap that farebox sent
 └── NotInstrumentedWarning  a budget was entered, and no client is instrumented
 
@@ -101,6 +103,27 @@ class UnboundedCall(FareboxError):
         self.what = what
 
 
+class UnmeteredCall(FareboxError):
+    """A request may be billed, nobody here can read it, and a budget has a limit in usd or tokens; nothing was sent.
+
+    Attributes:
+        endpoint: The path of the request, `{id}` in place of what looks like one.
+    """
+
+    def __init__(
+        self,
+        message: str = "a call cannot be metered",
+        *,
+        budget: str = "",
+        provider_name: str = "",
+        endpoint: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.budget = budget
+        self.provider_name = provider_name
+        self.endpoint = endpoint
+
+
 class ScopeEnded(BaseException):
     """Takes the program out of the scope of a budget in mode `"truncate"`.
 
@@ -148,6 +171,10 @@ class BudgetWarning(FareboxWarning):
 
 class UnpricedWarning(FareboxWarning):
     """A call was recorded without a price; warned once per model."""
+
+
+class UnmeteredWarning(FareboxWarning):
+    """A request that may be billed was sent, and farebox can't meter it; warned once per endpoint."""
 
 
 class CutAnswerWarning(FareboxWarning):

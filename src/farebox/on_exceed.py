@@ -129,10 +129,10 @@ class DecisionEvent:
     """What `signals.decision` carries, and a frame keeps in `decisions`: what was done, and the numbers that led to it.
 
     `did` is "stop", "proceed", "rewrite" or "wait" when a mode spoke, "cut" when an answer ended at the cap that farebox
-    sent, "debt" when a call cost more than its bound.  `model` and `sent_cap` are as they will be sent, or were.
+    sent, "debt" when a call cost more than its bound, "unmetered" when a request was let go that nobody can bound.  `model` and `sent_cap` are as they will be sent, or were.
     """
 
-    did: Literal["stop", "proceed", "rewrite", "wait", "cut", "debt"]
+    did: Literal["stop", "proceed", "rewrite", "wait", "cut", "debt", "unmetered"]
     mode: str
     budget: str
     scope: str

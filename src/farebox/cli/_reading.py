@@ -77,7 +77,7 @@ def report(by: tuple[str, ...], since: str | None, where: dict[str, str], shown:
     total = ["total", *[""] * (len(by) - 1), *cells_of(found.total)] if by else None
     rows = [[*(value or "-" for value in row.tags.values()), *cells_of(row)] for row in found.rows]
     say_table([*map(Column, by), *AMOUNTS], rows, total)
-    for name in ("unpriced_calls", "estimated_calls"):
+    for name in ("unpriced_calls", "unmetered_calls", "estimated_calls"):
         if count := getattr(found.total, name):
             say(f"of which {count} {name.replace('_', ' ')}")
 

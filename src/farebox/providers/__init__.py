@@ -11,10 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from farebox._call import Call
 from farebox.providers._reading import without_iterators as without_iterators
+
+#: What becomes of a request: its use is read, it costs nothing, or it may be billed and nobody here can read it.
+Metering = Literal["metered", "free", "unmetered"]
 
 
 class StreamReader(Protocol):
@@ -30,7 +33,20 @@ class StreamReader(Protocol):
         """The stream was left early: `chunks` is all that had arrived.  Write `received_tokens`, and usage if it is final."""
 
 
-class Provider(Protocol):
+class Reader(Protocol):
+    """What is asked about a call once it is made: how it is sent, and what came of it."""
+
+    def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The top-level keys of `body` to change before it is sent, with their new values; {} when nothing changes."""
+
+    def read_answer(self, call: Call, answer: Any) -> None:
+        """Write usage, ids, served model and finish of a whole answer to `call`; what is unreadable stays None."""
+
+    def stream_reader(self, call: Call) -> StreamReader:
+        """A reader for one stream of `call`."""
+
+
+class Provider(Reader, Protocol):
     """How one vendor's requests and answers are read and rewritten.
 
     A provider whose SDK is not built like OpenAI's and Anthropic's names the kind of its plumbing as `seam`, one of those
@@ -48,20 +64,19 @@ class Provider(Protocol):
     def read_request(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
         """The call that a request makes, or None for a request that is free, unknown or malformed.
 
-        `path` has no query.  A None request goes out untouched and the SDK answers as it always does.
+        `path` has no query.  A None request goes out untouched and the SDK answers as it always does; `metering` says whether
+        it may be billed all the same.
         """
 
-    def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The top-level keys of `body` to change before it is sent, with their new values; {} when nothing changes."""
+    def metering(self, path: str) -> Metering:
+        """What becomes of a POST to `path`, whatever its body.
+
+        "metered" is what `read_request` knows, "free" what the vendor's prices say costs nothing.  Anything else is
+        "unmetered", also what the vendor will only bring out: it is counted, warned about, and refused under a limit.
+        """
 
     def answers(self, path: str, method: str) -> str:
         """The id of the earlier answer that a request asks after, of a call that set `is_pending`; "" for any other request."""
-
-    def read_answer(self, call: Call, answer: Any) -> None:
-        """Write usage, ids, served model and finish of a whole answer to `call`; what is unreadable stays None."""
-
-    def stream_reader(self, call: Call) -> StreamReader:
-        """A reader for one stream of `call`."""
 
 
 _BUILT_IN = {"openai": "farebox.providers.openai", "anthropic": "farebox.providers.anthropic"}

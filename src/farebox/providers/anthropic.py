@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from farebox._call import Call, Usage
+from farebox.providers import Metering
+from farebox.providers._anthropic_free import is_free
 from farebox.providers._media import read_anthropic_part
 from farebox.providers._reading import (
     COUNTS,
@@ -131,6 +133,11 @@ class Anthropic:
         if turns:
             _add_turns(call, turns)
         return call
+
+    def metering(self, path: str) -> Metering:
+        if path.endswith(_MESSAGES):
+            return "metered"
+        return "free" if is_free(path) else "unmetered"
 
     def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
         changes: dict[str, Any] = {}

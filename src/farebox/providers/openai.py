@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any, Final
 
 from farebox._call import Call
-from farebox.providers import StreamReader
+from farebox.providers import Metering, StreamReader
 from farebox.providers._media import read_openai_part
+from farebox.providers._openai_free import is_free
 from farebox.providers._openai_responses import earlier_answer
 from farebox.providers._openai_surfaces import SURFACES
 from farebox.providers._openai_usage import (
@@ -174,6 +175,11 @@ class OpenAI:
         call.proven_input_tokens = sizes.text_bytes + sizes.surplus + extra_tokens + _TOKENS_OF_TEMPLATE
         call.tier = in_region(server_address, call.tier)
         return call
+
+    def metering(self, path: str) -> Metering:
+        if path.endswith(_CHAT) or path[path.rfind("/") :] in SURFACES:
+            return "metered"
+        return "free" if is_free(path) else "unmetered"
 
     def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
         if call.endpoint != _CHAT:

@@ -69,16 +69,25 @@ class Spend:
         calls: int | None = None,
         where: Mapping[str, str] | None = None,
         allow_empty: bool = False,
+        allow_unmetered: bool = False,
         **tags: str,
     ) -> None:
         """Fail unless this test has spent, and holds, at most the given amounts; as `Report.assert_under`.
 
         Raises:
-            AssertionError: more than that, a call without a price under `usd`, or no call at all.
+            AssertionError: more than that, a call without a price or of an unknown use, or no call at all.
             ValueError: no limit given, or a negative one.
         """
         __tracebackhide__ = True
-        self.report().assert_under(usd=usd, tokens=tokens, calls=calls, where=where, allow_empty=allow_empty, **tags)
+        self.report().assert_under(
+            usd=usd,
+            tokens=tokens,
+            calls=calls,
+            where=where,
+            allow_empty=allow_empty,
+            allow_unmetered=allow_unmetered,
+            **tags,
+        )
 
     def calls(self) -> list[CallRecord]:
         """The single calls of this test that were sent, those in flight too, oldest first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -19,6 +19,7 @@ from farebox.testing._fake.embeddings import Embeddings
 from farebox.testing._fake.gate import Gate, Ticket
 from farebox.testing._fake.messages import Messages
 from farebox.testing._fake.odd import Odd
+from farebox.testing._fake.other import ASK, Other
 from farebox.testing._fake.prices import Price, price_of
 from farebox.testing._fake.request import Request, RequestLog
 from farebox.testing._fake.responses import Responses
@@ -65,6 +66,9 @@ class Exchange:
     stream_billing: StreamBilling
     stopping: threading.Event
     shelf: Shelf = attrs.field(factory=Shelf)
+    others: list[Other] = attrs.field(factory=list)
+    #: Fields of a body that are refused, and how.
+    refused: dict[str, Fault] = attrs.field(factory=dict)
     _arrivals: threading.Lock = attrs.field(factory=threading.Lock)
 
     def serve(self, incoming: Incoming, connection: Connection) -> None:
@@ -76,7 +80,7 @@ class Exchange:
 
     def _arrive(self, incoming: Incoming, connection: Connection) -> _Call:
         """Number the request and draw its plan in one step, so that the order of arrival decides everything."""
-        dialect = _dialect(incoming)
+        dialect = _dialect(incoming, self.others)
         body, ask, fault = self._read(incoming, dialect)
         with self._arrivals:
             request = self.log.add(incoming.method, incoming.path, incoming.headers, body, self.clock())
@@ -93,11 +97,15 @@ class Exchange:
         else:
             malformed = dialect.malformed("expected an object")
         body = body if isinstance(body, dict) else None
+        if isinstance(dialect, Other):
+            return body, ASK, None
         try:
             if not dialect.serves(incoming.method, incoming.path):
                 raise dialect.unknown_path(incoming.method, incoming.path)
             if body is None:
                 raise malformed
+            for name in self.refused.keys() & body.keys():
+                raise self.refused[name]
             ask = self.shelf.with_context(dialect.read(incoming.path, body, self.tokenizer))
             self._price(dialect, ask.model)
         except Fault as fault:
@@ -294,9 +302,9 @@ class Exchange:
             raise Stopped
 
 
-def _dialect(incoming: Incoming) -> Dialect:
+def _dialect(incoming: Incoming, others: Sequence[Dialect]) -> Dialect:
     """By the path; an unknown path is refused in the format of the client's headers."""
-    for dialect in DIALECTS:
+    for dialect in (*others, *DIALECTS):
         if dialect.serves(incoming.method, incoming.path):
             return dialect
     return DIALECTS["anthropic-version" in incoming.headers or "x-api-key" in incoming.headers]

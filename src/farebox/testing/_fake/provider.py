@@ -10,9 +10,11 @@ from typing import Any
 
 from farebox.testing._fake.answer import Answer, Tokenizer, count_tokens
 from farebox.testing._fake.bill import Bill, Till
+from farebox.testing._fake.dialect import Fault
 from farebox.testing._fake.exchange import Exchange, StreamBilling
 from farebox.testing._fake.gate import Gate
 from farebox.testing._fake.odd import UNCHANGED, Body, Odd, StreamUsage
+from farebox.testing._fake.other import Other
 from farebox.testing._fake.prices import PRICES, Price
 from farebox.testing._fake.request import Request, RequestLog
 from farebox.testing._fake.script import Drop, DropAfter, Fail, Hang, Script
@@ -71,6 +73,7 @@ class FakeProvider:
             stopping=self._stopping,
         )
         self._shelf = exchange.shelf
+        self._exchange = exchange
         self._server = Server(exchange.serve, self._stopping)
 
     # --- running ---------------------------------------------------------------------------------------------------
@@ -175,6 +178,15 @@ class FakeProvider:
         if answer is not None and any(fields.values()):
             raise ValueError("give an answer or its fields, not both")
         self._script.answers.add(answer or Answer(**fields), times, model)
+
+    def serve(self, path: str, payload: Any) -> None:
+        """Answer every request to `path`, such as "/v1/files", with this JSON from now on, whatever it holds, for free."""
+        self._exchange.others.insert(0, Other(path, payload))
+
+    def refuse(self, field: str, status: int = 400, message: str | None = None) -> None:
+        """Refuse every request whose body has this field, as servers do that do not know it, and charge nothing."""
+        said = f"Unsupported parameter: '{field}' is not supported." if message is None else message
+        self._exchange.refused[field] = Fault(status, said, param=field)
 
     def chunks(self, count: int, *, times: int | None = None, model: str | None = None) -> None:
         """Split streams into `count` chunks of text, as far as there are tokens; otherwise one per eight tokens."""
