@@ -27,6 +27,7 @@ class Part(NamedTuple):
         input_tokens, output_tokens: Of all its requests together; pictures and sound count by their tokens.
         requests: How many they are.
         longest_input: Input tokens of the longest of them, which chooses the step of its prices; 0: all of them.
+        reads: How often all input of the call is read once more, by this model.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Part(NamedTuple):
     output_tokens: int = 0
     requests: int = 1
     longest_input: int = 0
+    reads: int = 0
 
 
 EMPTY_TAGS: Final[Mapping[str, str]] = MappingProxyType({})

@@ -228,13 +228,12 @@ def _charge_others(call: Call, plan: Plan, usage: Usage) -> Usage:
     """Put on the usage, as a fee, what other models used for the call: each at its own price."""
     nanos = 0
     for model, used in call.others:
-        rates = plan.state.card.find(
-            call.provider_name, model, call.started_at_seconds, call.served_tier or call.tier
-        ) or plan.state.card.find_stand_in(call.provider_name, call.started_at_seconds)
+        at, tier = call.started_at_seconds, call.served_tier or call.tier
+        rates = plan.state.card.find(call.provider_name, model, at, tier)
         if rates is None:
-            call.doubt = f"nobody knows a price of {model[:100]}"
-        else:
-            nanos += rates.charge_nanos(used)
+            call.doubt = f"nobody knows a price of {model[:100]}: it counts as the dearest model"
+            rates = plan.state.card.find_stand_in(call.provider_name, at, tier)
+        nanos += 0 if rates is None else rates.charge_nanos(used)
     call.usage = usage = usage._replace(fees_nanos=usage.fees_nanos + nanos)
     return usage
 

@@ -99,10 +99,15 @@ def _other_price(
             web_searches=call.most_web_searches,
             units=call.most_units,
         )
-        for part in call.parts:
+        tokens_of_parts = 0
+        for said in call.parts:
+            part = said
+            if said.reads:
+                read = said.input_tokens + tokens_in * said.reads
+                part = said._replace(input_tokens=read, longest_input=said.longest_input or read)
             input_nanos += _part_nanos(call, part, rates, state)
-            tokens_in += part.input_tokens + part.output_tokens
-        return rates, tokens_in, input_nanos, output_nanos
+            tokens_of_parts += part.input_tokens + part.output_tokens
+        return rates, tokens_in + tokens_of_parts, input_nanos, output_nanos
     if call.fixed_usd_nanos is not None:
         return rates, call.fixed_tokens, call.fixed_usd_nanos, 0
     return rates, tokens_in, 0, 0

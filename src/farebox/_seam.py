@@ -39,6 +39,10 @@ class ParserLink(Link):
         self.previous = previous if callable(previous) else None
         self.answer: Any = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Link:
+        """Itself: some clients send a deep copy of the options, and a call is one."""
+        return self
+
     def __call__(self, answer: Any) -> Any:
         is_stream = _is_stream.get(type(answer))
         if is_stream is None:

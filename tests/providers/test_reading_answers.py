@@ -473,13 +473,14 @@ def test_what_a_compaction_used_is_added_to_the_usage() -> None:
     assert (call.usage.input_tokens, call.usage.output_tokens) == (203_000, 4_500)
 
 
-def test_what_an_advisor_used_is_added_to_the_usage() -> None:
+def test_what_an_advisor_used_is_kept_apart_from_the_usage() -> None:
     call = new_call(provider_name="anthropic")
     advice = {"type": "advisor_message", "model": "claude-opus-5-5", "input_tokens": 800, "output_tokens": 1_600}
     turns = [{"type": "message", "input_tokens": 400, "output_tokens": 90}, advice]
     ANTHROPIC.read_answer(call, {"usage": {"input_tokens": 400, "output_tokens": 90, "iterations": turns}})
     assert call.usage is not None
-    assert (call.usage.input_tokens, call.usage.output_tokens) == (1_200, 1_690)
+    assert (call.usage.input_tokens, call.usage.output_tokens) == (400, 90)
+    assert call.others == (("claude-opus-5-5", Usage(uncached_input_tokens=800, visible_output_tokens=1_600)),)
 
 
 def test_inference_kept_in_one_region_is_served_in_the_regional_tier() -> None:

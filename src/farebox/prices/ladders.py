@@ -54,6 +54,9 @@ FEATURES: Final = frozenset(
         "shell",  # also apply_patch, bash and text editors, whoever runs them
         "tool_search",
         "mcp",  # servers of tools that the provider calls
+        # Other models that work on the request: which go together with which is the provider's to say.
+        "advisor",
+        "fallbacks",
         # How the answer is sampled.
         "sampling",  # a temperature, top_p or top_k of the caller's (other than temperature 1)
         "penalties",  # presence and frequency penalties, logit_bias

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from farebox._call import Call, Usage
+from farebox._call import Call, Part
 from farebox.providers import Metering
 from farebox.providers._anthropic_free import is_free
+from farebox.providers._anthropic_usage import read_usage
 from farebox.providers._media import read_anthropic_part
 from farebox.providers._reading import (
     COUNTS,
     MOST_TOKENS,
     Sizes,
-    UnreadableUsage,
-    count,
     fields,
     listed,
     text_of,
@@ -28,6 +27,18 @@ from farebox.providers._reading import (
 from farebox.providers._vision import Pictures, anthropic_image_tokens
 
 _MESSAGES: Final = "/v1/messages"
+_OWN_SERVER: Final = "api.anthropic.com"
+#: Claude on other companies' clouds, which have prices of their own (anthropic 2.14.0, `lib/bedrock/_client.py`,
+#: `lib/vertex/_client.py`, `lib/foundry.py`, read 2026-11-29).
+_CLOUDS: Final = (
+    (".amazonaws.com", "aws.bedrock"),
+    ("aiplatform.googleapis.com", "gcp.vertex_ai"),
+    (".rep.googleapis.com", "gcp.vertex_ai"),
+    (".azure.com", "azure.ai.inference"),
+)
+#: Any other Vertex host keeps the work in a region, which costs 1.1 times as much
+#: (https://cloud.google.com/vertex-ai/generative-ai/pricing, a copy, read 2026-11-21).
+_VERTEX_EVERYWHERE: Final = "aiplatform.googleapis.com"
 
 #: Most input tokens of one content part, where it can't be read or bounded.  A picture has its own by model; a document may
 #: fill a context window.
@@ -66,6 +77,8 @@ _REGIONS: Final = ("us",)
 _OUT_OF_SIGHT: Final = ("container", "mcp_servers", "compaction", "fallbacks")
 #: The largest context window of a Claude (docs.anthropic.com/en/docs/about-claude/models/overview, read 2026-11-21).
 _LARGEST_WINDOW: Final = 1_000_000
+#: The most that a Claude writes (as above).
+_LARGEST_OUTPUT: Final = 128_000
 #: The least `budget_tokens`, which must be below `max_tokens` (anthropic 2.12.0, `types/thinking_config_enabled_param.py`).
 _LEAST_THINKING: Final = 1_024
 _SERVER_TOOLS: Final = ("web_search", "web_fetch", "code_execution", "advisor", "mcp")
@@ -104,7 +117,7 @@ class Anthropic:
             if len(found) != 2 or found.get("role") not in _ROLES:
                 last_bytes += _add_beside(sizes, found)
         call = Call(
-            provider_name=self.name,
+            provider_name=self.name if server_address == _OWN_SERVER else _host_of(server_address),
             operation_name="chat",
             endpoint=_MESSAGES,
             server_address=server_address,
@@ -132,6 +145,8 @@ class Anthropic:
         call.proven_input_tokens = sizes.text_bytes + sizes.surplus + extra_tokens
         if turns:
             _add_turns(call, turns)
+        if call.provider_name == "gcp.vertex_ai" and server_address != _VERTEX_EVERYWHERE:
+            call.tier = "+".join(filter(None, (call.tier, "regional")))
         return call
 
     def metering(self, path: str) -> Metering:
@@ -161,10 +176,15 @@ class Anthropic:
             return
         counts = fields(usage)
         _read_head(call, found, counts)
-        call.usage = _read_usage(call, counts)
+        call.usage = read_usage(call, counts)
 
     def stream_reader(self, call: Call) -> _EventReader:
         return _EventReader(call)
+
+
+def _host_of(server_address: str) -> str:
+    """Whose prices a server charges, by OpenTelemetry's names; a server that nobody knows passes Anthropic's on."""
+    return next((name for end, name in _CLOUDS if server_address.endswith(end)), "anthropic")
 
 
 def _add_content(sizes: Sizes, content: Any) -> int:
@@ -203,6 +223,7 @@ def _read_options(call: Call, body: Mapping[str, Any], sizes: Sizes) -> int:
     Returns how often tools that run at the provider may be used.
     """
     turns, tools = 0, listed(body.get("tools"))
+    call.parts = tuple(_other_work(body, tools or (), call.declared_cap or 0))
     if tools:
         call.tools_bytes, turns = _add_tools(sizes, tools)
         call.most_web_searches = sum(map(_most_searches, tools))
@@ -243,6 +264,26 @@ def _read_options(call: Call, body: Mapping[str, Any], sizes: Sizes) -> int:
     return turns
 
 
+def _other_work(body: Mapping[str, Any], tools: Iterable[Any], cap: int) -> Iterator[Part]:
+    """What else may work on the request: advisors, models to fall back on, and the model itself where it sums up.
+
+    An advisor reads the whole conversation, and what was answered so far, each time it is asked; a fallback starts over with
+    its own cap, and of `"default"` nobody knows which it is (anthropic 2.14.0, `types/beta/beta_advisor_tool_20260301_param.py`,
+    `types/beta/beta_fallback_param.py`, read 2026-11-29).
+    """
+    for tool in map(fields, tools):
+        if text_of(tool.get("type")).startswith("advisor"):
+            uses, most = _uses(tool), whole_number(tool.get("max_tokens"))
+            output = uses * (_LARGEST_OUTPUT if most is None else most)
+            yield Part(text_of(tool.get("model")), cap * uses, output, requests=uses, reads=uses)
+    fallbacks = body.get("fallbacks")
+    for fallback in map(fields, listed(fallbacks) or ((fallbacks,) if fallbacks else ())):
+        most = whole_number(fallback.get("max_tokens"))
+        yield Part(text_of(fallback.get("model")), cap, cap if most is None else most, reads=1)
+    if body.get("compaction") or any(text_of(fields(edit).get("type")).startswith("compact") for edit in _edits(body)):
+        yield Part("", cap, cap, reads=1)
+
+
 def _read_thread(call: Call, thread: Mapping[str, Any], sizes: Sizes) -> None:
     """A conversation that the provider keeps: what is not sent again is read again, and billed.
 
@@ -274,6 +315,8 @@ def _features(body: Mapping[str, Any], sizes: Sizes, tools: Iterable[Any]) -> It
         yield next((feature for start, feature in _OF_TOOL.items() if kind.startswith(start)), "tools")
     if body.get("mcp_servers"):
         yield "mcp"
+    if body.get("fallbacks"):
+        yield "fallbacks"
     if fields(body.get("tool_choice")).get("type") in ("any", "tool"):
         yield "forced_tools"
     output = fields(body.get("output_config"))
@@ -314,6 +357,7 @@ _OF_TOOL: Final = {
     "text_editor": "shell",
     "tool_search": "tool_search",
     "mcp": "mcp",
+    "advisor": "advisor",
 }
 _THINKING: Final = {
     "enabled": "reasoning_budget",
@@ -351,7 +395,7 @@ class _EventReader:
         _read_head(self._call, start, fields(start.get("usage")))
         self._call.is_cut = fields(delta.get("delta")).get("stop_reason") == "max_tokens"
         if delta.get("usage") is not None:
-            self._call.usage = _read_usage(self._call, _overlay(start.get("usage"), delta["usage"]))
+            self._call.usage = read_usage(self._call, _overlay(start.get("usage"), delta["usage"]))
 
     def abandon(self, chunks: list[Any]) -> None:
         sizes, pieces = Sizes({}), []
@@ -419,71 +463,14 @@ def _read_head(call: Call, found: Mapping[str, Any], usage: Mapping[str, Any]) -
     served = "fast" if usage.get("speed") == "fast" else usage.get("service_tier")
     if type(served) is str:
         geo = usage.get("inference_geo")
+        if geo is None and call.tier.endswith("regional"):
+            geo = _REGIONS[0]  # as it was asked for: the answer does not say otherwise
         call.served_tier = served[:40] if geo is None else _with_region(served[:40], geo)
 
 
 #: Fields of a delta or a block that the model wrote.
 _GENERATED: Final = frozenset(("text", "thinking", "partial_json", "input", "content"))
-#: Fields of a usage that is more than input and output.
-_OUT_OF_THE_ORDINARY: Final = ("output_tokens_details", "server_tool_use", "iterations")
-_BESIDE_THE_TOTALS: Final = ("compaction", "advisor_message")
 _NOTHING: Final[Mapping[str, Any]] = {}
-_INPUT_BUCKETS: Final = ("uncached_input_tokens", "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens")
-
-
-def _read_usage(call: Call, usage: Mapping[str, Any]) -> Usage | None:
-    """Disjoint buckets of a Usage, whose `input_tokens` leaves out everything cached.
-
-    What a compaction used is not in the totals (anthropic 2.12.0, `types/beta/beta_usage.py`) and is added; nor is what an
-    advisor used (https://platform.claude.com/docs/en/agents-and-tools/tool-use/advisor-tool, a copy, read 2026-11-22).  It is
-    another model, which may cost more: a record has one model, so it is charged at the rates of the one that was asked.
-    """
-    read, output = usage.get("input_tokens"), usage.get("output_tokens")
-    written, cached = usage.get("cache_creation_input_tokens"), usage.get("cache_read_input_tokens")
-    if (
-        type(read) is int
-        and type(output) is int
-        and read
-        and read in COUNTS
-        and output in COUNTS
-        and (written is None or (written == 0 and type(written) is int))
-        and (cached is None or (cached == 0 and type(cached) is int))
-        and not any(map(usage.get, _OUT_OF_THE_ORDINARY))
-    ):
-        return Usage(uncached_input_tokens=read, visible_output_tokens=output)
-    try:
-        buckets = _read_buckets(call, usage)
-        for turn in listed(usage.get("iterations")) or ():
-            if fields(turn).get("type") in _BESIDE_THE_TOTALS:
-                for name, tokens in _read_buckets(call, fields(turn)).items():
-                    buckets[name] += tokens
-        if not any(buckets[name] for name in _INPUT_BUCKETS):
-            raise UnreadableUsage("usage.input_tokens is 0")
-        server = usage.get("server_tool_use")
-        return Usage(
-            web_searches=count(fields(server), "web_search_requests") if server is not None else 0,
-            **buckets,
-        )
-    except UnreadableUsage as reason:
-        call.doubt = str(reason)
-        return None
-
-
-def _read_buckets(call: Call, usage: Mapping[str, Any]) -> dict[str, int]:
-    """Cache writes without their split by lifetime count as the longest that the request asked for, the dearest."""
-    written = count(usage, "cache_creation_input_tokens")
-    split = fields(usage.get("cache_creation")) if written else {}
-    written_5m = count(split, "ephemeral_5m_input_tokens") if split else written if call.cache_write == "5m" else 0
-    output, details = count(usage, "output_tokens", required=True), usage.get("output_tokens_details")
-    thinking = count(fields(details), "thinking_tokens") if details is not None else 0
-    return {
-        "uncached_input_tokens": count(usage, "input_tokens", required=True),
-        "cache_read_tokens": count(usage, "cache_read_input_tokens"),
-        "cache_write_5m_tokens": min(written_5m, written),
-        "cache_write_1h_tokens": max(0, written - written_5m),
-        "visible_output_tokens": max(0, output - thinking),
-        "reasoning_tokens": min(thinking, output),
-    }
 
 
 PROVIDER: Final = Anthropic()

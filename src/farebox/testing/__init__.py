@@ -9,6 +9,7 @@ from __future__ import annotations
 from farebox.testing._clock import FixedClock
 from farebox.testing._fake.answer import Answer
 from farebox.testing._fake.bill import Bill, BillLine
+from farebox.testing._fake.dialect import OtherWork
 from farebox.testing._fake.odd import ABSENT
 from farebox.testing._fake.prices import Price
 from farebox.testing._fake.provider import FakeProvider
@@ -21,6 +22,7 @@ __all__ = [
     "BillLine",
     "FakeProvider",
     "FixedClock",
+    "OtherWork",
     "Price",
     "Request",
 ]

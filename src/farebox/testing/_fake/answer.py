@@ -7,7 +7,7 @@ from collections.abc import Callable
 import attrs
 from attrs.validators import ge, optional
 
-from farebox.testing._fake.dialect import Ask, Piece, Reply
+from farebox.testing._fake.dialect import Ask, OtherWork, Piece, Reply
 from farebox.testing._fake.prices import CONTAINER_PICOS, FILE_SEARCH_PICOS, MILLI_USD_PICOS, PRICES, Charge
 
 DEFAULT_OUTPUT_TOKENS = 300
@@ -40,6 +40,7 @@ class Answer:
     `function` is called by the model, with `text` as the JSON of its arguments.
     `web_searches` are made and charged, as far as the request allows them; after each the whole prompt is read again.
     So are `file_searches`, and `pictures` by a tool that draws.  `runs_code` in a container, if the request has one made.
+    `others` is what other models did for an answer of Claude's; each has a line of its own on the bill.
     """
 
     output_tokens: int | None = attrs.field(default=None, validator=optional(ge(0)))
@@ -56,6 +57,7 @@ class Answer:
     file_searches: int = attrs.field(default=0, validator=ge(0))
     pictures: int = attrs.field(default=0, validator=ge(0))
     runs_code: bool = False
+    others: tuple[OtherWork, ...] = attrs.field(default=(), converter=tuple)
 
     def __attrs_post_init__(self) -> None:
         if self.output_tokens is not None and self.reasoning_tokens > self.output_tokens:
@@ -118,6 +120,7 @@ def compose(answer: Answer, ask: Ask, count: Tokenizer, *, response_id: str, cre
         image_tokens=min(ask.image_tokens, left),
         audio_tokens=min(ask.audio_tokens, left),
         charges=tuple(charges),
+        others=answer.others,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import attrs
 
@@ -68,6 +68,20 @@ class Ask:
     cancels: bool = False  # and has stopped
 
 
+@attrs.frozen(kw_only=True)
+class OtherWork:
+    """What another model did for an answer of Claude's, and is charged at its own price.
+
+    `kind` is that of an entry of `usage.iterations`: "advisor_message", or "message" of a model that declined before a
+    fallback answered.
+    """
+
+    model: str
+    input_tokens: int
+    output_tokens: int
+    kind: Literal["advisor_message", "message"] = "advisor_message"
+
+
 @attrs.frozen
 class Piece:
     """One chunk of the visible text of a choice."""
@@ -102,6 +116,7 @@ class Reply:
     charges: tuple[Charge, ...] = ()
     function: str  # the text are the arguments of a call of it; "": the text is text
     searches: int
+    others: tuple[OtherWork, ...] = ()
 
 
 @attrs.frozen

@@ -13,6 +13,7 @@ import attrs
 from farebox.testing._fake.answer import Answer, Tokenizer, compose
 from farebox.testing._fake.bill import BillLine, Till
 from farebox.testing._fake.chat import Chat
+from farebox.testing._fake.clouds import CloudMessages
 from farebox.testing._fake.completions import Completions
 from farebox.testing._fake.dialect import Ask, Dialect, Event, Fault, Reply
 from farebox.testing._fake.embeddings import Embeddings
@@ -28,7 +29,7 @@ from farebox.testing._fake.server import ClientGone, Connection, Incoming, Stopp
 from farebox.testing._fake.stored import Shelf
 
 RESPONSES = Responses()
-DIALECTS: tuple[Dialect, ...] = (Chat(), Messages(), RESPONSES, Completions(), Embeddings())
+DIALECTS: tuple[Dialect, ...] = (Chat(), Messages(), CloudMessages(), RESPONSES, Completions(), Embeddings())
 LOOK_SECONDS = 0.02  # how often a hanging answer looks whether its client is still there
 
 StreamBilling = Literal["whole", "generated"]
@@ -182,9 +183,9 @@ class Exchange:
 
     def _charge(self, call: _Call, ask: Ask, reply: Reply, grows: bool) -> int:
         price = self._price(call.dialect, reply.model)
-        return self.till.charge(
+        number = self.till.charge(
             price,
-            BillLine(
+            line := BillLine(
                 number=0,
                 path=call.request.path,
                 model=reply.model,
@@ -206,6 +207,14 @@ class Exchange:
                 charges=reply.charges,
             ),
         )
+        nothing: dict[str, Any] = {
+            name: 0 for name in attrs.fields_dict(BillLine) if name.endswith(("_tokens", "_searches"))
+        }
+        for other in reply.others:
+            used = {**nothing, "input_tokens": other.input_tokens, "output_tokens": other.output_tokens}
+            work = attrs.evolve(line, model=other.model, charges=(), finished=True, **used)
+            self.till.charge(self._price(call.dialect, other.model), work)
+        return number
 
     def _look(self, call: _Call, ask: Ask) -> None:
         """Answer what became of an earlier answer, whole or as a stream.  Nothing is charged."""

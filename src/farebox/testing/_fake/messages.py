@@ -123,6 +123,8 @@ class Messages:
         }
         if reply.searches:
             usage["server_tool_use"] = {"web_search_requests": reply.searches, "web_fetch_requests": 0}
+        if reply.others:
+            usage["iterations"] = _iterations(reply, output_tokens)
         if reply.reasoning_tokens:
             usage["output_tokens_details"] = {"thinking_tokens": min(reply.reasoning_tokens, output_tokens)}
         return usage
@@ -179,6 +181,24 @@ class Messages:
 
     def error_event(self, fault: Fault, request_id: str) -> Event:
         return Event(self.error(fault, request_id), "error")
+
+
+def _iterations(reply: Reply, output_tokens: int) -> list[dict[str, Any]]:
+    """What other models did, and then what the one did that answered: after one that declined it is a fallback."""
+    has_fallen_back = any(other.kind == "message" for other in reply.others)
+    own = {"type": "fallback_message" if has_fallen_back else "message", "model": reply.model}
+    nothing_cached = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+    turns = [
+        {
+            "type": other.kind,
+            "model": other.model,
+            "input_tokens": other.input_tokens,
+            "output_tokens": other.output_tokens,
+            **nothing_cached,
+        }
+        for other in reply.others
+    ]
+    return [*turns, {**own, "input_tokens": reply.input_tokens, "output_tokens": output_tokens, **nothing_cached}]
 
 
 def _most_searches(tool: Any) -> int:
