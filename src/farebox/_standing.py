@@ -20,6 +20,7 @@ from farebox._keys import account_key, account_stem, control_keys
 from farebox._windows import Period, WindowFinder, read_zone
 from farebox.errors import MissingTag
 from farebox.ledgers import NO_LIMIT, Account, Ledger, View
+from farebox.prices._names import provider_id
 
 #: Choices of tags, and accounts, that this process remembers something about; the oldest are forgotten first.
 _MOST_KEPT: Final = 10_000
@@ -146,7 +147,10 @@ def join(frame: Frame | None, call: Call, state: _config.State) -> Frame:
 
 
 def covers(where: Mapping[str, str], call: Call) -> bool:
-    """Whether a budget is about `call`: every tag or dimension it names is as it says, up to a trailing `*`."""
+    """Whether a budget is about `call`: every tag or dimension it names is as it says, up to a trailing `*`.
+
+    A provider goes by OpenTelemetry's name or by the price list's: "gcp.gemini" and "google", "aws.bedrock" and "aws".
+    """
     for name, pattern in where.items():
         if name == "model":
             value: str | None = call.model
@@ -158,9 +162,13 @@ def covers(where: Mapping[str, str], call: Call) -> bool:
             value = call.tags.get(name)
         if value is None:
             return False
-        if not (value.startswith(pattern[:-1]) if pattern.endswith("*") else value == pattern):
+        if not _fits(value, pattern) and not (name == "provider" and _fits(provider_id(value), pattern)):
             return False
     return True
+
+
+def _fits(value: str, pattern: str) -> bool:
+    return value.startswith(pattern[:-1]) if pattern.endswith("*") else value == pattern
 
 
 def terms_at(budget: Budget, tags: Mapping[str, str], state: _config.State) -> list[Account]:
