@@ -208,7 +208,8 @@ def test_importing_and_instrumenting_imports_no_sdk() -> None:
         "import json, sys, farebox\n"
         "before = [name for name in ('openai', 'anthropic', 'google.genai') if name in sys.modules]\n"
         "farebox.instrument()\n"
-        "print(json.dumps([before, [name for name in ('openai', 'anthropic') if name in sys.modules]]))\n"
+        "names = ('openai', 'anthropic', 'google.genai')\n"
+        "print(json.dumps([before, [name for name in names if name in sys.modules]]))\n"
     )
     assert in_a_fresh_process(script) == [[], []]
 
@@ -218,11 +219,13 @@ def test_an_sdk_imported_after_instrument_is_metered_and_one_before_too() -> Non
         "import json, sys\n"
         "import anthropic, farebox\n"
         "farebox.instrument()\n"
-        "import openai\n"
-        "print(json.dumps([hasattr(sdk._base_client.SyncAPIClient.request, '__wrapped__') for sdk in (anthropic, openai)]\n"
+        "import openai, google.genai\n"
+        "methods = [sdk._base_client.SyncAPIClient.request for sdk in (anthropic, openai)]\n"
+        "methods.append(google.genai._api_client.BaseApiClient._request)\n"
+        "print(json.dumps([hasattr(method, '__wrapped__') for method in methods]\n"
         "    + [any('farebox' in type(finder).__module__ for finder in sys.meta_path)]))\n"
     )
-    assert in_a_fresh_process(script) == [True, True, False]
+    assert in_a_fresh_process(script) == [True, True, True, False]
 
 
 def test_undo_before_the_sdk_is_imported_leaves_it_alone() -> None:

@@ -21,7 +21,7 @@ _seams: dict[str, Patches] = {}
 _lock = threading.RLock()
 _handles: list[Instrumentation] = []
 #: The seams by the kind of SDK that a provider names.
-_KINDS: Final = {"stainless": "farebox._seam:Seam"}
+_KINDS: Final = {"stainless": "farebox._seam:Seam", "google": "farebox._seam_google:GoogleSeam"}
 
 
 class Instrumentation:

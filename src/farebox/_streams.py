@@ -86,7 +86,7 @@ class Watch:
 
     # Reading.  Of a reader that leaves early, which is a GeneratorExit here, the guard or `close` tells.
 
-    def iterate(self, guard: _Guard, source: Iterator[Any]) -> Iterator[Any]:
+    def iterate(self, guard: Guard, source: Iterator[Any]) -> Iterator[Any]:
         """The chunks of an SDK's stream.  `guard` comes first: of a dropped frame the first variable is the first to go."""
         see = self._reader.see
         try:
@@ -103,7 +103,7 @@ class Watch:
         if self.call.raises is not None:
             raise self.call.raises
 
-    async def aiterate(self, guard: _Guard, source: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def aiterate(self, guard: Guard, source: AsyncIterator[Any]) -> AsyncIterator[Any]:
         """As `iterate`."""
         see = self._reader.see
         try:
@@ -236,13 +236,17 @@ class Watch:
         """The response is being closed: by its caller, unless the SDK's own generator is doing it at its end."""
         if not self.is_over and not self.is_being_read():
             if self.call.is_stream:
-                with suppress(Exception):
-                    self._reader.abandon(self._chunks())
-                if not self._is_kept or _clock() - self._caught_up_at >= _MOST_LAG_SECONDS:
-                    # While the reader was away the provider went on: what was read says nothing of what it had made.
-                    self.call.received_tokens = 0
+                self.give_up()
             self.call.was_closed = True
             self.end("completed" if self.call.usage is not None else "closed")
+
+    def give_up(self) -> None:
+        """The stream was left early: take note of what had arrived."""
+        with suppress(Exception):
+            self._reader.abandon(self._chunks())
+        if not self._is_kept or _clock() - self._caught_up_at >= _MOST_LAG_SECONDS:
+            # While the reader was away the provider went on: what was read says nothing of what it had made.
+            self.call.received_tokens = 0
 
     def dropped(self) -> None:
         """Nobody can read this any more.  Runs in a finalizer."""
@@ -281,7 +285,7 @@ class Watch:
         return server_sent(b"".join(self._kept))
 
 
-class _Guard:
+class Guard:
     """Lives as long as somebody can read a stream."""
 
     __slots__ = ("_watch",)
@@ -296,7 +300,7 @@ class _Guard:
 def watch_response(response: Any, call: Call, provider: Reader) -> Watch:
     """Watch an HTTP response whose body has not been read, sync or async, of httpx or httpx2."""
     watch = Watch(call, provider)
-    response.__dict__[_WATCH] = (watch, _Guard(watch))
+    response.__dict__[_WATCH] = (watch, Guard(watch))
     response.__class__ = _watched(type(response))
     return watch
 

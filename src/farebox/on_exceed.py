@@ -213,6 +213,10 @@ class Warn(Mode):
         return Proceed()
 
 
+#: What can be done by another model; OpenTelemetry has a word of its own for how Gemini is asked.
+_GENERATES: Final = ("chat", "generate_content")
+
+
 class Downgrade(Mode):
     """The next cheaper model that fits, else refuse.
 
@@ -237,7 +241,7 @@ class Downgrade(Mode):
 
     def decide(self, short: Short) -> Decision | None:
         call = short.call
-        if short.unit != "usd" or call.operation_name != "chat":
+        if short.unit != "usd" or call.operation_name not in _GENERATES:
             return None
         if short.rung is not None and call.sent_model:
             return None  # one step below what was asked for

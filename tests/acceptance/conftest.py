@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 import farebox
-from tests.acceptance.rides import RIDES, Ride, bound_of
+from tests.acceptance.rides import ALL_RIDES, RIDES, Ride, bound_of
 
 
 @pytest.fixture
 def metered(fresh: None) -> Iterator[None]:
     """Every client of the process is instrumented."""
-    for ride in RIDES:
+    for ride in ALL_RIDES:
         bound_of(ride)
     with farebox.instrument():
         yield

@@ -1,4 +1,4 @@
-"""What the storms share: two SDKs behind one face, and the oracle that every one of them is held against.
+"""What the storms share: three SDKs behind one face, and the oracle that every one of them is held against.
 
 A `Ride` is an SDK with a model of fixed price.  `stormproof` samples, all through a storm, that what the books say is never
 below what the provider has billed, and that the bill stays within the limit; and looks afterwards that nothing is left over.
@@ -87,9 +87,56 @@ class Ride:
         return self.api(client).with_streaming_response.create(**self.words(**changes))
 
 
+class GoogleRide(Ride):
+    """Google's SDK: other words, one client for sync and async, and streams that are sent when they are first read.
+
+    It has no helpers and no raw responses, so it rides where the storms are about money and not about surfaces.
+    """
+
+    def _made(self, prefix: str, provider: FakeProvider, options: dict[str, Any]) -> Any:
+        from google import genai
+
+        options = {"max_retries": 0, "timeout": 20.0, **options}
+        http_options: dict[str, Any] = {
+            "base_url": options.get("base_url", provider.google_base_url),
+            "timeout": int(options["timeout"] * 1000),
+            "client_args": {"verify": _NO_CERTIFICATES},
+            "async_client_args": {"verify": _NO_CERTIFICATES},
+        }
+        if options["max_retries"]:
+            http_options["retry_options"] = {
+                "attempts": options["max_retries"] + 1,
+                "initial_delay": 0.001,
+                "max_delay": 0.001,
+                "http_status_codes": [408, 409, 429, 500, 502, 503, 504],
+            }
+        client = genai.Client(api_key="fake", http_options=http_options)
+        if prefix:
+            client.aio.__dict__["kept"] = client  # it closes what both send through when it is gone
+        return client.aio if prefix else client
+
+    def words(self, **changes: Any) -> dict[str, Any]:
+        said = changes.pop("messages", MESSAGES)
+        contents = [{"role": "user", "parts": [{"text": one["content"]}]} for one in said]
+        cap = changes.pop("max_tokens", CAP)
+        config = changes if cap is None else {"max_output_tokens": cap, **changes}
+        return {"model": changes.pop("model", self.model), "contents": contents, "config": config}
+
+    def ask(self, client: Any, **changes: Any) -> Any:
+        if changes.pop("stream", False):
+            return self.stream(client, **changes)
+        return client.models.generate_content(**self.words(**changes))
+
+    def stream(self, client: Any, **changes: Any) -> Any:
+        return client.models.generate_content_stream(**self.words(**changes))
+
+
 OPENAI = Ride("openai", "gpt-4o-mini", 600)
 ANTHROPIC = Ride("anthropic", "claude-haiku-4-5", 5_000)
+GOOGLE = GoogleRide("google", "gemini-2.5-flash-lite", 400)
 RIDES = [OPENAI, ANTHROPIC]
+#: For the storms in which a third SDK, with other plumbing, proves something new.
+ALL_RIDES = [*RIDES, GOOGLE]
 
 
 @attrs.frozen

@@ -44,6 +44,7 @@ FEATURES: Final = frozenset(
         "json_mode",  # an answer that is any JSON
         "prefill",  # an answer that goes on from a last message of the assistant's
         "prediction",  # a predicted output to go along with
+        "cached_content",  # a prompt that was cached for this very model
         "citations",  # an answer that cites the documents it was given
         # Tools the provider runs.
         "web_search",

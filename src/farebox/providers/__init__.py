@@ -79,7 +79,11 @@ class Provider(Reader, Protocol):
         """The id of the earlier answer that a request asks after, of a call that set `is_pending`; "" for any other request."""
 
 
-_BUILT_IN = {"openai": "farebox.providers.openai", "anthropic": "farebox.providers.anthropic"}
+_BUILT_IN = {
+    "openai": "farebox.providers.openai",
+    "anthropic": "farebox.providers.anthropic",
+    "google": "farebox.providers.google",
+}
 
 
 def provider_names() -> list[str]:

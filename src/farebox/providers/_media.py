@@ -56,7 +56,7 @@ def read_openai_part(model: str, kind: str, found: Mapping[str, Any], most: int)
     held = fields(found.get("file"))
     data = held.get("file_data") or found.get("file_data")
     opened = _opened(data) or ((Base64(data), "") if isinstance(data, str) else None)
-    part = Part(most, most, unbounded=kind) if opened is None else _document(*opened, most, kind)
+    part = Part(most, most, unbounded=kind) if opened is None else read_document(*opened, most, kind)
     name = held.get("filename")  # in a response it stands beside the file
     return part if name is None else part._replace(text=[name] if part.text is None else [name, part.text])
 
@@ -86,11 +86,11 @@ def read_anthropic_part(kind: str, found: Mapping[str, Any], most: int) -> Part:
     if held == "content":
         return Part(text=fields(source).get("content"))
     if held == "base64" and isinstance(data, str):
-        return _document(Base64(data), text_of(fields(source).get("media_type")), most, kind)
+        return read_document(Base64(data), text_of(fields(source).get("media_type")), most, kind)
     return Part(most, most, unbounded=f"{kind}_{held}" if held in ("url", "file") else kind)
 
 
-def _document(file: Base64, media_type: str, most: int, kind: str) -> Part:
+def read_document(file: Base64, media_type: str, most: int, kind: str, tokens_per_page: int = _TOKENS_PER_PAGE) -> Part:
     """A file sent along.  A plain text is read as it is; nobody can bound a PDF, whose text is compressed."""
     if len(file) <= _LONGEST_SEARCHED and (content := file.all()) is not None:
         if media_type.startswith("text/") or media_type == "application/json":
@@ -100,21 +100,26 @@ def _document(file: Base64, media_type: str, most: int, kind: str) -> Part:
                 return Part(most, most, unbounded=kind)
         pages = len(_PAGE.findall(content)) if content.startswith(b"%PDF") and b"/ObjStm" not in content else 0
         if pages:
-            return Part(pages * _TOKENS_PER_PAGE, pages * _TOKENS_PER_PAGE, unbounded=f"{kind} (pdf)")
+            return Part(pages * tokens_per_page, pages * tokens_per_page, unbounded=f"{kind} (pdf)")
     return Part(most, most, unbounded=kind)
 
 
 def _audio_tokens(data: str, form: Any) -> int | None:
     """Most tokens of a recording by its length; None where that can't be read."""
     opened = _opened(data)
-    file = Base64(data) if opened is None else opened[0]
+    seconds = most_seconds(Base64(data) if opened is None else opened[0], form)
+    return None if seconds is None else seconds * _AUDIO_TOKENS_PER_SECOND
+
+
+def most_seconds(file: Base64, form: Any) -> int | None:
+    """The most seconds that a recording lasts, "mp3" or "wav", by the length of its file; None where that can't be read."""
     if form == "mp3" and (file.head(3) == b"ID3" or file.head(1) == b"\xff"):
         bytes_a_second = _LEAST_MP3_BYTES
     elif form == "wav":
         bytes_a_second = _wav_bytes_a_second(file)
     else:
         bytes_a_second = 0
-    return None if bytes_a_second < 1 else (len(file) // bytes_a_second + 1) * _AUDIO_TOKENS_PER_SECOND
+    return None if bytes_a_second < 1 else len(file) // bytes_a_second + 1
 
 
 def _wav_bytes_a_second(file: Base64) -> int:

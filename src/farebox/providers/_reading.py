@@ -275,6 +275,13 @@ class Sizes:
         if name not in self.unbounded and len(self.unbounded) < _MOST_NAMES:
             self.unbounded = (*self.unbounded, name[:_LONGEST_NAME])
 
+    def add_picture(self, picture: Picture) -> None:
+        """Take note of a picture, whose tokens depend on the model."""
+        if isinstance(self.pictures, list):
+            self.pictures.append(picture)
+        else:
+            self.pictures = [picture]
+
     def add_json(self, value: Any) -> int:
         """Count a structure that the provider serialises in its own way; returns the bytes counted.
 
@@ -352,10 +359,7 @@ class Sizes:
         self.has_audio = self.has_audio or "audio" in kind
         self.has_images = self.has_images or "image" in kind
         if part.picture is not None:
-            if isinstance(self.pictures, list):
-                self.pictures.append(part.picture)
-            else:
-                self.pictures = [part.picture]
+            self.add_picture(part.picture)
         if part.unbounded:
             self.name_unbounded(part.unbounded)
         size = 0 if part.text is None else self.add(part.text, depth=depth + 1)

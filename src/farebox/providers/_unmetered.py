@@ -10,7 +10,7 @@ from farebox._call import UNMETERED, Call
 from farebox.providers._reading import fields, text_of
 
 #: What looks like an id in a path: endpoints are told apart, not the things they are about.
-_ID: Final = re.compile(r"(?<=/)(?=[^/]*[0-9])(?:[^/]{16,}|[a-z]+[-_][^/]+)(?=/|$)")
+_ID: Final = re.compile(r"(?<=/)(?=[^/:]*[0-9])(?:[^/:]{16,}|[a-z]+[-_][^/:]+)(?=[/:]|$)")
 _LONGEST_ENDPOINT: Final = 120
 
 

@@ -186,3 +186,39 @@ def anthropic_image_tokens(model: str, picture: Picture) -> int:
 def _is_older_claude(model: str) -> bool:
     name = model.lower().rpartition("/")[2].rpartition("anthropic.")[2]
     return name.startswith(_OLDER_CLAUDES)
+
+
+# Source: https://ai.google.dev/gemini-api/docs/media-resolution and .../docs/tokens (copies, read 2026-11-29).  From Gemini 3
+# on a picture has a number of tokens by the resolution asked for, whatever its size.  Before, one of at most 384 pixels square
+# has 258, a larger one 258 for each tile; a tile is a square of two thirds of its shorter side, and no less than 256 pixels.
+_GEMINI_TOKENS: Final = {"low": 280, "medium": 560, "high": 1_120, "ultra_high": 2_240}
+_OLDER_GEMINIS: Final = (
+    "gemini-1",
+    "gemini-2",
+    "gemini-pro",
+    "gemini-flash-1",
+    "gemini-embedding-001",
+    "gemma",
+    "learnlm",
+)
+_GEMINI_TILE: Final = 258
+#: What "pan and scan" takes at most, and what a picture of unknown size counts as.
+_LARGE_TILES: Final = 16
+
+
+def gemini_image_tokens(model: str, picture: Picture) -> int:
+    """Most tokens of `picture` for a Gemini; a name that is not known counts as a current one."""
+    if not is_older_gemini(model):
+        return _GEMINI_TOKENS.get(picture.detail, _GEMINI_TOKENS["high"])
+    if picture.size is None:
+        return _GEMINI_TILE * _LARGE_TILES
+    width, height = picture.size
+    if width <= 384 and height <= 384:
+        return _GEMINI_TILE
+    side = max(256, min(768, min(width, height) * 2 // 3))
+    return _GEMINI_TILE * max(9, -(-width // side) * -(-height // side))
+
+
+def is_older_gemini(model: str) -> bool:
+    """Whether a model is of a generation before Gemini 3."""
+    return model.lower().rpartition("/")[2].startswith(_OLDER_GEMINIS)

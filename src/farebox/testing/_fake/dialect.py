@@ -59,6 +59,7 @@ class Ask:
     charges: tuple[Charge, ...] = ()
     form: str = ""  # of the answer, in a format of its own
     base64: bool = False  # embeddings as bytes
+    is_classic: bool = False  # embeddings in the older format of Vertex AI
     inputs: int = 1  # texts to embed
     is_stored: bool = False  # the answer is kept and can be asked after, or gone on from
     background: bool = False

@@ -18,6 +18,7 @@ from farebox.testing._fake.completions import Completions
 from farebox.testing._fake.dialect import Ask, Dialect, Event, Fault, Reply
 from farebox.testing._fake.embeddings import Embeddings
 from farebox.testing._fake.gate import Gate, Ticket
+from farebox.testing._fake.google import Google
 from farebox.testing._fake.messages import Messages
 from farebox.testing._fake.odd import Odd
 from farebox.testing._fake.other import ASK, Other
@@ -29,7 +30,7 @@ from farebox.testing._fake.server import ClientGone, Connection, Incoming, Stopp
 from farebox.testing._fake.stored import Shelf
 
 RESPONSES = Responses()
-DIALECTS: tuple[Dialect, ...] = (Chat(), Messages(), CloudMessages(), RESPONSES, Completions(), Embeddings())
+DIALECTS: tuple[Dialect, ...] = (Chat(), Messages(), CloudMessages(), RESPONSES, Completions(), Embeddings(), Google())
 LOOK_SECONDS = 0.02  # how often a hanging answer looks whether its client is still there
 
 StreamBilling = Literal["whole", "generated"]
@@ -316,6 +317,8 @@ def _dialect(incoming: Incoming, others: Sequence[Dialect]) -> Dialect:
     for dialect in (*others, *DIALECTS):
         if dialect.serves(incoming.method, incoming.path):
             return dialect
+    if "x-goog-api-key" in incoming.headers or "x-goog-api-client" in incoming.headers:
+        return DIALECTS[-1]
     return DIALECTS["anthropic-version" in incoming.headers or "x-api-key" in incoming.headers]
 
 
@@ -325,4 +328,4 @@ def _has_body(incoming: Incoming) -> bool:
 
 
 def _is_free(dialect: Dialect, request: Request, ask: Ask) -> bool:
-    return request.path in dialect.free_paths or bool(ask.looks_at)
+    return request.path.endswith(dialect.free_paths) or bool(ask.looks_at)

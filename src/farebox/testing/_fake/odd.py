@@ -57,11 +57,12 @@ class Odd:
             inner = payload.get(name)
             if isinstance(inner, dict) and "usage" in inner:
                 return {**payload, name: self._with_usage(inner)}
-        if payload.get("usage") is None:  # the chunks before the last carry "usage": null
+        usage = "usageMetadata" if "usageMetadata" in payload else "usage"
+        if payload.get(usage) is None:  # the chunks before the last carry "usage": null
             return payload
         if self.usage is ABSENT:
-            return {name: value for name, value in payload.items() if name != "usage"}
-        return {**payload, "usage": self.usage(payload["usage"]) if callable(self.usage) else self.usage}
+            return {name: value for name, value in payload.items() if name != usage}
+        return {**payload, usage: self.usage(payload[usage]) if callable(self.usage) else self.usage}
 
     def events(
         self, events: Iterator[Event], dialect: Dialect, ask: Ask, reply: Reply, request_id: str

@@ -15,14 +15,14 @@ from typing import Literal
 import attrs
 
 PICOS_PER_NANO = 1_000
-SEARCH_PICOS = 10_000_000_000  # USD 10 per thousand web searches, at either vendor
+SEARCH_PICOS = 10_000_000_000  # USD 10 per thousand web searches, at OpenAI and Anthropic
 FILE_SEARCH_PICOS = 2_500_000_000  # USD 2.50 per thousand
 CONTAINER_PICOS = {"1g": 30, "4g": 120, "16g": 480, "64g": 1_920}  # thousandths of a USD for 20 minutes
 MILLI_USD_PICOS = 10**9
 _PICOS_PER_TOKEN = 1_000_000  # one USD per million tokens is a million picodollars per token
 
 Rate = str | int | float | Decimal
-Vendor = Literal["openai", "anthropic"]
+Vendor = Literal["openai", "anthropic", "google"]
 
 
 def _picos(rate: Rate) -> int:
@@ -53,7 +53,8 @@ class Price:
     `cached` None is the input rate; `cache_write` None is the input rate, `cache_write_1h` None is `cache_write`.
     `longer=(above, price)`: a prompt of more than `above` input tokens is charged at `price` throughout.
     `image` and `audio` are the rates of pictures and sound that go in, None is the input rate.
-    `vendor` None serves the model in both formats, otherwise the other one answers 404.
+    `vendor` None serves the model in both formats, otherwise the other ones answer 404.
+    `search_picos` is the fee of a web search, or with `searches_once` of any number of them for one answer.
     """
 
     input: int = attrs.field(converter=_picos)
@@ -65,6 +66,8 @@ class Price:
     vendor: Vendor | None = None
     image: int | None = attrs.field(default=None, converter=_picos_or_none)
     audio: int | None = attrs.field(default=None, converter=_picos_or_none)
+    search_picos: int = SEARCH_PICOS
+    searches_once: bool = False
 
     def nanos(
         self,
@@ -102,7 +105,8 @@ class Price:
             + cache_write_1h_tokens * write_1h
             + output_tokens * rates.output
         )
-        picos = -(-tokens_picos * percent // 100) + web_searches * SEARCH_PICOS
+        searches = min(web_searches, 1) if self.searches_once else web_searches
+        picos = -(-tokens_picos * percent // 100) + searches * self.search_picos
         picos += sum(charge.count * charge.picos_each for charge in charges)
         return -(-picos // PICOS_PER_NANO)
 
@@ -120,6 +124,19 @@ def _claude(input: str, cached: str, output: str, write: str, write_1h: str, lon
         cache_write_1h=write_1h,
         longer=None if longer is None else (200_000, longer),
         vendor="anthropic",
+    )
+
+
+def _gemini(input: str, cached: str, output: str, search: int, longer: Price | None = None) -> Price:
+    """`search` in USD per thousand: for each of them, but up to Gemini 2.5 for an answer, which is 35."""
+    return Price(
+        input=input,
+        cached=cached,
+        output=output,
+        longer=None if longer is None else (200_000, longer),
+        vendor="google",
+        search_picos=search * 1_000_000_000,
+        searches_once=search == 35,
     )
 
 
@@ -151,6 +168,13 @@ PRICES: dict[str, Price] = {
     "claude-haiku-4-5": _claude("1.00", "0.10", "5.00", "1.25", "2.00"),
     "claude-opus-5-5": _claude("4.00", "0.20", "20.00", "5.00", "8.00"),
     "claude-sonnet-5-5": _claude("2.00", "0.10", "10.00", "2.50", "4.00"),
+    #                                input   cached   output  search
+    "gemini-2.5-pro": _gemini("1.25", "0.125", "10.00", 35, longer=_gemini("2.50", "0.25", "15.00", 35)),
+    "gemini-2.5-flash": _gemini("0.30", "0.03", "2.50", 35),
+    "gemini-2.5-flash-lite": _gemini("0.10", "0.01", "0.40", 35),
+    "gemini-3.5-flash": _gemini("1.50", "0.15", "9.00", 14),
+    "gemini-3.5-flash-lite": _gemini("0.30", "0.03", "2.50", 14),
+    "gemini-embedding-001": _gemini("0.15", "0.15", "0", 14),
 }
 
 _SNAPSHOT = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|latest)$")

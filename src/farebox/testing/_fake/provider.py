@@ -22,10 +22,10 @@ from farebox.testing._fake.server import Server
 
 
 class FakeProvider:
-    """A local server that speaks the OpenAI and the Anthropic format and keeps its own bill.
+    """A local server that speaks the formats of OpenAI, Anthropic and Google and keeps its own bill.
 
     OpenAI's chat completions, responses (also in the background, and asked after later), old completions and embeddings;
-    Anthropic's messages. Both count tokens for free.
+    Anthropic's messages; Google's generateContent and embeddings. All count tokens for free.
 
     >>> with FakeProvider() as provider:
     ...     provider.answer(output_tokens=20)
@@ -131,6 +131,11 @@ class FakeProvider:
         if not self._server.port:
             raise RuntimeError("this provider is not running; use it in a `with`, or call start()")
         return f"http://127.0.0.1:{self._server.port}"
+
+    @property
+    def google_base_url(self) -> str:
+        """For `genai.Client(http_options={"base_url": ...})`."""
+        return self.anthropic_base_url
 
     # --- what it answers -------------------------------------------------------------------------------------------
 

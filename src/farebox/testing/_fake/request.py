@@ -8,6 +8,8 @@ from typing import Any
 
 import attrs
 
+from farebox.testing._fake.google import model_in
+
 _SECRET = {"authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"}
 
 
@@ -29,11 +31,11 @@ class Request:
     def model(self) -> str:
         """The model asked for, "" if none was."""
         model = (self.body or {}).get("model")
-        return model if isinstance(model, str) else ""
+        return model if isinstance(model, str) else model_in(self.path)
 
     @property
     def stream(self) -> bool:
-        return (self.body or {}).get("stream") is True
+        return (self.body or {}).get("stream") is True or self.path.endswith(":streamGenerateContent")
 
 
 class RequestLog:
