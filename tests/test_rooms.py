@@ -85,7 +85,10 @@ ROOMS = {
     "_streams": Room("an SDK's plumbing; budgets are behind the bus", rooms("errors _call signals providers _bodies _pending")),
     "_patches": Room("what the seams share", rooms("errors _call signals providers _streams")),
     "_seam": Room("as above", rooms("_call signals providers _bodies _pending _streams _patches")),
-    "_seam_google": Room("as above", rooms("_call signals providers _bodies _streams _patches")),
+    "_seam_interactions": Room("as above", rooms("_call signals providers _bodies _pending _streams _patches")),
+    "_seam_google": Room(
+        "as above", rooms("_call signals providers _bodies _streams _patches _imports _seam_interactions")
+    ),
     "_instrument": Room(
         "as above, and the scope that one client brings along",
         rooms("errors _call signals providers _patches _threads _imports _frames _scope"),

@@ -21,10 +21,12 @@ from contextlib import suppress
 from typing import Any, ClassVar, Final, Protocol, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from farebox import signals
+from farebox import _imports, signals
 from farebox._bodies import parsed
 from farebox._call import Call
 from farebox._patches import CLIENT_MARK, Link, Patches, failed, incompatible, is_named, never_sent
+from farebox._seam_interactions import MODULE as STACK
+from farebox._seam_interactions import Stack, stacks
 from farebox._streams import Guard, Watch, end_call, read_answer
 from farebox.providers import Provider, Reader
 from farebox.providers._unmetered import READER, unmetered_call
@@ -79,6 +81,18 @@ class GoogleSeam(Patches):
         self._patch(base, "_async_request", self._async_request)
         self._patch(base, "_request_once", _count_attempt)
         self._patch(base, "_async_request_once", _count_async_attempt)
+        _imports.when_imported(STACK, self.install_stack)
+
+    def install_stack(self) -> None:
+        """Wrap what `client.interactions` and its like are sent by, once the SDK has imported it."""
+        for cls, method, client_name, twin_name in stacks(sys.modules[STACK], sys.modules[self.module]):
+            stack = Stack(self, client_name, twin_name)
+            self._patch(cls, method, stack.wrap_async if method.endswith("_async") else stack.wrap)
+
+    def uninstall(self) -> None:
+        if not self.open:
+            _imports.no_longer(STACK, self.install_stack)
+        super().uninstall()
 
     def is_client(self, client: Any) -> bool:
         return isinstance(self.target(client), sys.modules[_API].BaseApiClient)

@@ -129,30 +129,12 @@ class Contents:
 
     def _add_media(self, held: Mapping[str, Any], resolution: str) -> int:
         """A file, in the request or elsewhere."""
-        data, media_type = held.get("data"), text_of(pick(held, "mimeType")).lower()
-        is_inline = isinstance(data, str)
+        media_type = text_of(pick(held, "mimeType")).lower()
         kind = media_type.partition("/")[0]
         self.features.add({"image": "images", "audio": "audio", "video": "video"}.get(kind, "files"))
-        # The SDK has made base64 for URLs of it.
-        file = Base64(data.replace("-", "+").replace("_", "/")) if isinstance(data, str) else None
-        if kind == "image":
-            self.sizes.has_images = True
-            size = None if file is None else image_size(file)
-            unbounded = "" if size is not None else UNREADABLE_IMAGE if is_inline else "image_url"
-            part = Part(picture=Picture(size, resolution), unbounded=unbounded)
-        elif file is not None and kind == "audio":
-            seconds = most_seconds(file, _RECORDINGS.get(media_type))
-            tokens = MOST_MEDIA_TOKENS if seconds is None else seconds * _AUDIO_TOKENS_PER_SECOND
-            part = Part(tokens, tokens, unbounded="audio" if seconds is None else "")
-        elif file is not None and kind != "video":
-            part = read_document(file, media_type, MOST_MEDIA_TOKENS, "file", _TOKENS_PER_PAGE)
-        else:
-            part = Part(
-                MOST_MEDIA_TOKENS, MOST_MEDIA_TOKENS, unbounded=f"{kind or 'file'}{'' if is_inline else '_url'}"
-            )
-        if kind in ("audio", "video"):
-            self.sizes.has_audio = True
-        return self._take(part, held)
+        self.sizes.has_images = self.sizes.has_images or kind == "image"
+        self.sizes.has_audio = self.sizes.has_audio or kind in ("audio", "video")
+        return self._take(media_part(held.get("data"), media_type, resolution), held)
 
     def _take(self, part: Part, held: Mapping[str, Any]) -> int:
         sizes = self.sizes
@@ -164,3 +146,22 @@ class Contents:
             sizes.name_unbounded(part.unbounded)
         rest = {name: value for name, value in held.items() if name != "data" and value is not None}
         return sizes.add_json(rest) + (0 if part.text is None else sizes.add(part.text))
+
+
+def media_part(data: Any, media_type: str, resolution: str) -> Part:
+    """A file by its base64, or without it one that lies elsewhere."""
+    kind = media_type.partition("/")[0]
+    # The SDK has made base64 for URLs of it.
+    file = Base64(data.replace("-", "+").replace("_", "/")) if isinstance(data, str) else None
+    if kind == "image":
+        size = None if file is None else image_size(file)
+        unbounded = "" if size is not None else "image_url" if file is None else UNREADABLE_IMAGE
+        return Part(picture=Picture(size, resolution), unbounded=unbounded)
+    if file is not None and kind == "audio":
+        seconds = most_seconds(file, _RECORDINGS.get(media_type))
+        tokens = MOST_MEDIA_TOKENS if seconds is None else seconds * _AUDIO_TOKENS_PER_SECOND
+        return Part(tokens, tokens, unbounded="audio" if seconds is None else "")
+    if file is not None and kind != "video":
+        return read_document(file, media_type, MOST_MEDIA_TOKENS, "file", _TOKENS_PER_PAGE)
+    name = f"{kind or 'file'}{'_url' if file is None else ''}"
+    return Part(MOST_MEDIA_TOKENS, MOST_MEDIA_TOKENS, unbounded=name)

@@ -17,6 +17,13 @@ from farebox._call import Call
 from farebox.providers import Metering, StreamReader
 from farebox.providers._google_embeddings import EMBEDDING_VERBS, NoStream, read_embedding_request, read_embeddings
 from farebox.providers._google_free import is_free
+from farebox.providers._google_interactions import PATH as INTERACTIONS
+from farebox.providers._google_interactions import (
+    EventReader,
+    read_interaction,
+    read_interaction_request,
+    rewrite_interaction,
+)
 from farebox.providers._google_parts import Contents, key_of, pick
 from farebox.providers._google_usage import ChunkReader, is_cut, read_head, read_usage, searches
 from farebox.providers._reading import MOST_TOKENS, fields, listed, text_of, whole_number
@@ -25,6 +32,9 @@ from farebox.providers._vision import Pictures, gemini_image_tokens, is_older_ge
 _PATH: Final = re.compile(r"/(models|tunedModels|endpoints)/([^/:]+):(\w+)$")
 _GENERATE: Final = ("generateContent", "streamGenerateContent")
 _CHAT: Final = ":generateContent"
+_INTERACTIONS: Final = "interactions"
+#: A look at an interaction, or the end of one that is still being made.
+_LOOK: Final = re.compile(r"/interactions/([^/:]+)(/cancel|:cancel)?$")
 
 #: What is read on its own; anything else at the top of a body counts as text.
 _KNOWN: Final = frozenset(
@@ -82,6 +92,8 @@ class Google:
 
     def read_request(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
         name = self.name
+        if path.endswith(INTERACTIONS):
+            return read_interaction_request(name, body, server_address)
         if path == _CHAT:
             model, verb, body = text_of(body.get("model")), "generateContent", _as_contents(body)
         else:
@@ -126,11 +138,14 @@ class Google:
 
     def metering(self, path: str) -> Metering:
         verb = path.rpartition(":")[2] if ":" in path else ""
+        # Of interactions those with an agent are not read.
         if verb in _GENERATE or (verb in EMBEDDING_VERBS and verb != "predict"):
             return "metered"
         return "free" if is_free(path) else "unmetered"
 
     def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
+        if call.endpoint == _INTERACTIONS:
+            return rewrite_interaction(call, body)
         if call.sent_cap is None:
             return {}
         place = key_of(body, "generationConfig")
@@ -155,10 +170,14 @@ class Google:
                 call.tier = "+".join(filter(None, (word, call.tier)))
 
     def answers(self, path: str, method: str) -> str:
-        return ""
+        found = _LOOK.search(path)
+        return found[1] if found is not None and (method.lower() == "get" or found[2]) else ""
 
     def read_answer(self, call: Call, answer: Any) -> None:
         found = fields(answer)
+        if call.endpoint == _INTERACTIONS:
+            read_interaction(call, found)
+            return
         if call.endpoint in EMBEDDING_VERBS:
             read_embeddings(call, found)
             return
@@ -169,6 +188,8 @@ class Google:
             call.usage = read_usage(call, usage, searches(call, [found]))
 
     def stream_reader(self, call: Call) -> StreamReader:
+        if call.endpoint == _INTERACTIONS:
+            return EventReader(call)
         return NoStream() if call.endpoint in EMBEDDING_VERBS else ChunkReader(call)
 
 

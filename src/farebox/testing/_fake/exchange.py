@@ -19,6 +19,7 @@ from farebox.testing._fake.dialect import Ask, Dialect, Event, Fault, Reply
 from farebox.testing._fake.embeddings import Embeddings
 from farebox.testing._fake.gate import Gate, Ticket
 from farebox.testing._fake.google import Google
+from farebox.testing._fake.interactions import Interactions
 from farebox.testing._fake.messages import Messages
 from farebox.testing._fake.odd import Odd
 from farebox.testing._fake.other import ASK, Other
@@ -30,7 +31,16 @@ from farebox.testing._fake.server import ClientGone, Connection, Incoming, Stopp
 from farebox.testing._fake.stored import Shelf
 
 RESPONSES = Responses()
-DIALECTS: tuple[Dialect, ...] = (Chat(), Messages(), CloudMessages(), RESPONSES, Completions(), Embeddings(), Google())
+DIALECTS: tuple[Dialect, ...] = (
+    Chat(),
+    Messages(),
+    CloudMessages(),
+    RESPONSES,
+    Completions(),
+    Embeddings(),
+    Interactions(),
+    Google(),
+)
 LOOK_SECONDS = 0.02  # how often a hanging answer looks whether its client is still there
 
 StreamBilling = Literal["whole", "generated"]

@@ -1,0 +1,222 @@
+"""Google's interactions, which go through a stack of their own: metered, refused, retried and left like any other call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from google import genai
+
+import farebox
+from farebox import BudgetExceeded, budget, instrument, uninstrument
+from farebox.errors import UnmeteredCall
+from tests.acceptance.rides import GOOGLE, attempt, nothing_is_left, only_record, outcomes, stormproof
+
+LITE = GOOGLE.model
+metered = pytest.mark.usefixtures("metered")
+
+
+@pytest.fixture
+def client(provider: Any) -> Iterator[genai.Client]:
+    with GOOGLE.client(provider) as client:
+        if not hasattr(client, "interactions"):
+            pytest.skip("this google-genai has no interactions")
+        yield client
+
+
+def words(**changes: Any) -> dict[str, Any]:
+    return {"model": LITE, "input": "hello there", "generation_config": {"max_output_tokens": 100}, **changes}
+
+
+def run(client: Any, ask: Callable[[Any], Any]) -> Any:
+    async def main() -> Any:
+        async with client.aio as aio:
+            return await ask(aio)
+
+    return asyncio.run(main())
+
+
+def create(client: Any, **changes: Any) -> None:
+    assert client.interactions.create(**words(**changes)).steps
+
+
+def stream(client: Any) -> None:
+    assert len(list(client.interactions.create(**words(stream=True)))) > 3
+
+
+def create_async(client: Any) -> None:
+    assert run(client, lambda aio: aio.interactions.create(**words())).steps
+
+
+def stream_async(client: Any) -> None:
+    async def read(aio: Any) -> list[Any]:
+        return [event async for event in await aio.interactions.create(**words(stream=True))]
+
+    assert len(run(client, read)) > 3
+
+
+def raw(client: Any) -> None:
+    assert client.interactions.with_raw_response.create(**words()).parse().steps
+
+
+WAYS = [
+    ("sync", create),
+    ("stream", stream),
+    ("async", create_async),
+    ("async stream", stream_async),
+    ("sync", raw),
+]
+
+
+@metered
+@pytest.mark.surface("google-genai interactions", kind="{kind}", proves=["exact", "unbroken"])
+@pytest.mark.parametrize(("kind", "ask"), WAYS)
+def test_an_interaction_is_one_call_at_the_providers_price(client: Any, provider: Any, kind: str, ask: Any) -> None:
+    with stormproof(provider), budget(usd=1) as paid:
+        ask(client)
+    assert (only_record().outcome, only_record().cost_source) == ("completed", "list")
+    assert only_record().usd == paid.spent_usd == provider.bill.usd > 0
+    assert only_record().response_id == provider.bill.lines[0].response_id
+
+
+@metered
+@pytest.mark.surface("google-genai interactions", kind="{kind}", proves="refused")
+@pytest.mark.parametrize(("kind", "ask"), WAYS)
+def test_an_interaction_is_refused_before_it_is_sent(client: Any, provider: Any, kind: str, ask: Any) -> None:
+    with budget("none", usd=0), pytest.raises(BudgetExceeded, match="none"):
+        ask(client)
+    assert not provider.requests
+    assert outcomes() == ["refused"]
+
+
+@metered
+def test_what_is_decided_reaches_the_wire(client: Any, provider: Any) -> None:
+    config = {"temperature": 0.5}
+    with budget(usd="0.01"):
+        client.interactions.create(**words(generation_config=config))
+    assert provider.requests[0].body["generation_config"] == {
+        "temperature": 0.5,
+        "max_output_tokens": only_record().sent_cap,
+    }
+    assert config == {"temperature": 0.5}
+    with budget(usd="0.005", on_exceed="downgrade"):
+        asked = words(model="gemini-2.5-pro", generation_config={"max_output_tokens": 1_000})
+        assert client.interactions.create(**asked).model == "gemini-2.5-flash"
+    assert provider.requests[1].body["model"] == "gemini-2.5-flash"
+
+
+@metered
+@pytest.mark.parametrize("is_async", [False, True])
+def test_an_attempt_with_an_error_status_is_tried_again_for_nothing(provider: Any, is_async: bool) -> None:
+    provider.fail(500, times=2)
+    with GOOGLE.client(provider, max_retries=2) as client:
+        if not hasattr(client, "interactions"):
+            pytest.skip("this google-genai has no interactions")
+        with stormproof(provider), budget(usd=1) as paid:
+            (create_async if is_async else create)(client)
+    assert (only_record().attempts, provider.bill.calls, only_record().outcome) == (3, 1, "completed")
+    assert paid.spent_usd == provider.bill.usd
+
+
+@metered
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_timeout_is_presumed_spent(provider: Any, is_async: bool) -> None:
+    provider.hang(times=1)
+    with GOOGLE.client(provider, timeout=0.2) as client:
+        if not hasattr(client, "interactions"):
+            pytest.skip("this google-genai has no interactions")
+        with stormproof(provider), budget(usd=1):
+            assert isinstance(attempt(lambda: (create_async if is_async else create)(client)), Exception)
+    assert only_record().outcome == "unknown"
+    assert only_record().usd == only_record().bound_usd >= provider.bill.usd > 0
+
+
+@metered
+def test_an_answer_with_an_error_status_costs_nothing(client: Any, provider: Any) -> None:
+    provider.fail(400, times=1)
+    with budget(usd=1) as paid:
+        assert isinstance(attempt(lambda: client.interactions.create(**words())), Exception)
+    assert paid.spent_usd == paid.reserved_usd == 0
+    assert outcomes() == ["failed"]
+    nothing_is_left()
+
+
+@metered
+@pytest.mark.parametrize("closes", [True, False])
+def test_a_stream_that_is_left_is_never_charged_below_the_bill(client: Any, provider: Any, closes: bool) -> None:
+    provider.answer(output_tokens=3_000)
+    provider.pace(0.004)
+    asked = words(stream=True, generation_config={"max_output_tokens": 4_000})
+    with stormproof(provider), budget(usd=1):
+        events = client.interactions.create(**asked)
+        for _ in range(8):
+            next(events)
+        if closes:
+            events.close()
+        else:
+            events.response.close()
+        del events
+        provider.wait_until_idle()
+    assert only_record().outcome == "closed"
+    assert provider.bill.usd <= only_record().usd < only_record().bound_usd
+
+
+@metered
+def test_an_answer_that_comes_later_stays_held_until_it_is_looked_at(client: Any, provider: Any) -> None:
+    provider.answer(output_tokens=20)
+    answers: list[dict[str, Any]] = []
+
+    def put_off(payload: dict[str, Any]) -> dict[str, Any]:
+        answers.append(payload)
+        return {"id": payload["id"], "object": "interaction", "status": "in_progress", "model": LITE}
+
+    provider.odd(edit=put_off)
+    with budget(usd=1) as paid:
+        name = client.interactions.create(**words(background=True)).id
+        assert paid.reserved_usd > 0 == paid.spent_usd
+        provider.serve(f"/v1/interactions/{name}", answers[0])
+        assert client.interactions.get(name).status == "completed"
+        assert (paid.reserved_usd, paid.spent_usd) == (0, provider.bill.usd)
+        client.interactions.get(name)
+        assert paid.spent_usd == provider.bill.usd
+
+
+@metered
+def test_what_it_goes_on_from_is_part_of_the_bound(client: Any, provider: Any) -> None:
+    provider.answer(output_tokens=90)
+    with budget(usd=1):
+        first = client.interactions.create(**words())
+        client.interactions.create(**words(previous_interaction_id=first.id))
+        before, after = farebox.calls()
+    assert after.bound_tokens == before.bound_tokens + provider.bill.lines[0].tokens
+
+
+@metered
+def test_an_agent_is_not_read_and_so_refused_under_a_limit(client: Any, provider: Any) -> None:
+    with budget(usd=1), pytest.raises(UnmeteredCall, match="interactions"):
+        client.interactions.create(agent="deep-research-pro", input="hello")
+    assert not provider.requests
+
+
+def test_one_client_is_metered_by_itself(provider: Any, client: Any) -> None:
+    with GOOGLE.client(provider) as other:
+        instrument(client, budgets=[budget("own", calls=1)])
+        create(other)
+        create(client)
+        with pytest.raises(BudgetExceeded, match="own"):
+            create(client)
+        with pytest.raises(BudgetExceeded, match="own"):
+            create_async(client)
+        uninstrument(client)
+    assert provider.bill.calls == 2
+
+
+def test_undo_puts_back_what_was_there(client: Any) -> None:
+    base = type(client.interactions).__mro__
+    cls = next(one for one in base if "do_request" in vars(one))
+    was = vars(cls)["do_request"]
+    with instrument():
+        assert vars(cls)["do_request"] is not was
+    assert vars(cls)["do_request"] is was
