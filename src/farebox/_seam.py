@@ -21,7 +21,7 @@ from farebox._bodies import copied, is_plain, parsed, read_body
 from farebox._call import Call
 from farebox._patches import CLIENT_MARK, Link, Patches, failed, incompatible, never_sent
 from farebox._streams import end_call, leave_pending, read_answer, watch_response, watch_stream
-from farebox.providers import Provider, Reader, without_iterators
+from farebox.providers import Provider, Reader, with_files, without_iterators
 from farebox.providers._unmetered import READER, unmetered_call
 
 _ADDRESS_MARK: Final = "_farebox_address"
@@ -210,7 +210,8 @@ class Seam(Patches):
             if not is_plain(reversed(body.values())):  # what was not given is last
                 body = self.readable(options, body)
             try:
-                call = self.provider.read_request(path, body, server_address)
+                files = options.files
+                call = self.provider.read_request(path, with_files(body, files) if files else body, server_address)
             except Exception as error:
                 self.leave_unread(error)
                 return None

@@ -180,6 +180,10 @@ UNIT_PRICES: Final = (
     _pictures("dall-e-3", "hd/1024x1024", "0.08"),
     _pictures("dall-e-3", "hd/1024x1792", "0.12"),
     _pictures("dall-e-3", "hd/1792x1024", "0.12"),
+    # A container of one's own is no model, but it is found like one.
+    UnitPrice(
+        _OPENAI, "container", "", "container_gigabyte_minutes", Fraction("0.0015"), _OPENAI_PRICING, "2026-11-21"
+    ),
     _video("sora-2", "720x1280", "0.10"),
     _video("sora-2", "1280x720", "0.10"),
     _video("sora-2-pro", "720x1280", "0.30"),

@@ -6,7 +6,15 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from farebox._call import Call
-from farebox.providers import StreamReader, _openai_completions, _openai_embeddings, _openai_responses
+from farebox.providers import (
+    StreamReader,
+    _openai_audio,
+    _openai_completions,
+    _openai_embeddings,
+    _openai_images,
+    _openai_responses,
+    _openai_videos,
+)
 
 
 class Surface(Protocol):
@@ -21,9 +29,29 @@ class Surface(Protocol):
     def stream_reader(self, call: Call) -> StreamReader: ...
 
 
+_IMAGES: Final = (_openai_images.GENERATIONS, _openai_images.EDITS, _openai_images.VARIATIONS)
+_VIDEOS: Final = (
+    _openai_videos.VIDEOS,
+    _openai_videos.REMIX,
+    _openai_videos.VIDEO_EDITS,
+    _openai_videos.EXTENSIONS,
+)
+
 SURFACES: Final[dict[str, Surface]] = {
     _openai_responses.PATH: _openai_responses.SURFACE,
     _openai_responses.COMPACT: _openai_responses.Compact(),
     _openai_completions.PATH: _openai_completions.Completions(),
     _openai_embeddings.PATH: _openai_embeddings.Embeddings(),
+    **{path: _openai_images.Images(path) for path in _IMAGES},
+    _openai_audio.SPEECH: _openai_audio.Speech(),
+    _openai_audio.TRANSCRIPTIONS: _openai_audio.Transcriptions(_openai_audio.TRANSCRIPTIONS),
+    _openai_audio.TRANSLATIONS: _openai_audio.Transcriptions(_openai_audio.TRANSLATIONS),
+    **{path: _openai_videos.Videos(path) for path in _VIDEOS},
+    _openai_videos.CONTAINERS: _openai_videos.Containers(),
 }
+
+
+def surface_of(path: str) -> Surface | None:
+    """The endpoint that a path is of, by its last part or its last two; None for one that is not here."""
+    last = path.rfind("/")
+    return SURFACES.get(path[last:]) or SURFACES.get(path[path.rfind("/", 0, last) :])

@@ -14,7 +14,7 @@ from farebox.providers import Metering, StreamReader
 from farebox.providers._media import read_openai_part
 from farebox.providers._openai_free import is_free
 from farebox.providers._openai_responses import earlier_answer
-from farebox.providers._openai_surfaces import SURFACES
+from farebox.providers._openai_surfaces import SURFACES, surface_of
 from farebox.providers._openai_usage import (
     CHAT,
     ChoicesReader,
@@ -26,6 +26,7 @@ from farebox.providers._openai_usage import (
     read_tier,
     read_usage,
 )
+from farebox.providers._openai_videos import earlier_video
 from farebox.providers._reading import (
     COUNTS,
     Sizes,
@@ -142,7 +143,7 @@ class OpenAI:
 
     def read_request(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
         if not path.endswith(_CHAT):
-            surface = SURFACES.get(path[path.rfind("/") :])
+            surface = surface_of(path)
             call = None if surface is None else surface.read_request(self.name, body, server_address)
             if call is not None:
                 call.tier = in_region(server_address, call.tier)
@@ -177,7 +178,7 @@ class OpenAI:
         return call
 
     def metering(self, path: str) -> Metering:
-        if path.endswith(_CHAT) or path[path.rfind("/") :] in SURFACES:
+        if path.endswith(_CHAT) or surface_of(path) is not None:
             return "metered"
         return "free" if is_free(path) else "unmetered"
 
@@ -213,8 +214,8 @@ class OpenAI:
         return _ChatReader(call) if call.endpoint == _CHAT else SURFACES[call.endpoint].stream_reader(call)
 
     def answers(self, path: str, method: str) -> str:
-        """The id of the earlier response that a request asks after or stops, "" for any other request."""
-        return earlier_answer(path, method)
+        """The id of the earlier response or video that a request asks after, "" for any other request."""
+        return earlier_answer(path, method) or earlier_video(path, method)
 
 
 def _add_message(sizes: Sizes, message: Any, found: Mapping[str, Any], model: str) -> int:

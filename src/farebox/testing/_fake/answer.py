@@ -41,6 +41,7 @@ class Answer:
     `web_searches` are made and charged, as far as the request allows them; after each the whole prompt is read again.
     So are `file_searches`, and `pictures` by a tool that draws.  `runs_code` in a container, if the request has one made.
     `others` is what other models did for an answer of Claude's; each has a line of its own on the bill.
+    A video that `fails` does so in the background, and is not charged.
     """
 
     output_tokens: int | None = attrs.field(default=None, validator=optional(ge(0)))
@@ -58,6 +59,7 @@ class Answer:
     pictures: int = attrs.field(default=0, validator=ge(0))
     runs_code: bool = False
     others: tuple[OtherWork, ...] = attrs.field(default=(), converter=tuple)
+    fails: bool = False
 
     def __attrs_post_init__(self) -> None:
         if self.output_tokens is not None and self.reasoning_tokens > self.output_tokens:
@@ -69,6 +71,8 @@ class Answer:
 def compose(answer: Answer, ask: Ask, count: Tokenizer, *, response_id: str, created: int, chunks: int | None) -> Reply:
     """Cut the answer to the cap and split it into `chunks` pieces (None: one per eight tokens or so)."""
     wanted = answer.output_tokens
+    if wanted is None and ask.makes is not None:
+        wanted = ask.makes
     if wanted is None:
         wanted = answer.reasoning_tokens + (DEFAULT_OUTPUT_TOKENS if answer.text is None else count(answer.text))
     cut = ask.cap is not None and wanted > ask.cap
@@ -87,7 +91,7 @@ def compose(answer: Answer, ask: Ask, count: Tokenizer, *, response_id: str, cre
     file_searches, pictures = min(answer.file_searches, ask.most_file_searches), min(answer.pictures, ask.most_pictures)
     left += file_searches * SEARCH_TOKENS
     input_tokens = left
-    charges = list(ask.charges)
+    charges = [] if answer.fails else list(ask.charges)
     if file_searches:
         charges.append(Charge("file searches", file_searches, FILE_SEARCH_PICOS))
     if answer.runs_code and ask.container:
@@ -121,6 +125,7 @@ def compose(answer: Answer, ask: Ask, count: Tokenizer, *, response_id: str, cre
         audio_tokens=min(ask.audio_tokens, left),
         charges=tuple(charges),
         others=answer.others,
+        failed=answer.fails,
     )
 
 

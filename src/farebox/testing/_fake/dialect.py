@@ -58,6 +58,8 @@ class Ask:
     audio_tokens: int = 0
     charges: tuple[Charge, ...] = ()
     form: str = ""  # of the answer, in a format of its own
+    makes: int | None = None  # tokens of a choice, where the answer does not say
+    partials: int = 0  # pictures shown before they are finished
     base64: bool = False  # embeddings as bytes
     is_classic: bool = False  # embeddings in the older format of Vertex AI
     inputs: int = 1  # texts to embed
@@ -115,6 +117,7 @@ class Reply:
     image_tokens: int = 0
     audio_tokens: int = 0
     charges: tuple[Charge, ...] = ()
+    failed: bool = False
     function: str  # the text are the arguments of a call of it; "": the text is text
     searches: int
     others: tuple[OtherWork, ...] = ()
@@ -158,7 +161,7 @@ class Dialect(Protocol):
     def counted(self, input_tokens: int) -> dict[str, Any]:
         """The answer of a free path."""
 
-    def answer(self, ask: Ask, reply: Reply) -> dict[str, Any]: ...
+    def answer(self, ask: Ask, reply: Reply) -> dict[str, Any] | str | bytes: ...
 
     def events(self, ask: Ask, reply: Reply) -> Iterator[Event]: ...
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import attrs
 
 from farebox.testing._fake.answer import Answer, Tokenizer, compose
+from farebox.testing._fake.audio import Speech, Transcriptions
 from farebox.testing._fake.bill import BillLine, Till
 from farebox.testing._fake.chat import Chat
 from farebox.testing._fake.clouds import CloudMessages
@@ -20,7 +21,9 @@ from farebox.testing._fake.embeddings import Embeddings
 from farebox.testing._fake.gate import Gate, Ticket
 from farebox.testing._fake.google import Google
 from farebox.testing._fake.interactions import Interactions
+from farebox.testing._fake.images import Images
 from farebox.testing._fake.messages import Messages
+from farebox.testing._fake.multipart import read_multipart
 from farebox.testing._fake.odd import Odd
 from farebox.testing._fake.other import ASK, Other
 from farebox.testing._fake.prices import Price, price_of
@@ -29,6 +32,7 @@ from farebox.testing._fake.responses import Responses
 from farebox.testing._fake.script import Plan, Script
 from farebox.testing._fake.server import ClientGone, Connection, Incoming, Stopped, chunk, stream_head
 from farebox.testing._fake.stored import Shelf
+from farebox.testing._fake.videos import Containers, Videos
 
 RESPONSES = Responses()
 DIALECTS: tuple[Dialect, ...] = (
@@ -40,6 +44,7 @@ DIALECTS: tuple[Dialect, ...] = (
     Embeddings(),
     Interactions(),
     Google(),
+    *(Images(), Speech(), Transcriptions(), Videos(), Containers()),
 )
 LOOK_SECONDS = 0.02  # how often a hanging answer looks whether its client is still there
 
@@ -103,7 +108,11 @@ class Exchange:
         """The body, what it asks for, and why it is refused."""
         body: Any = None
         try:
-            body = json.loads(incoming.body) if _has_body(incoming) else {}
+            content_type = incoming.headers.get("content-type", "")
+            if content_type.startswith("multipart/form-data"):
+                body = read_multipart(content_type, incoming.body)
+            else:
+                body = json.loads(incoming.body) if _has_body(incoming) else {}
         except ValueError as error:
             malformed = dialect.malformed(str(error))
         else:
@@ -235,9 +244,10 @@ class Exchange:
             body = b"".join(event.encode() for event in RESPONSES.events(stored.ask, stored.reply))
             call.connection.answer(200, {"content-type": "text/event-stream; charset=utf-8", **call.headers}, body)
         elif stored.status is None:
-            call.connection.answer_json(200, call.headers, RESPONSES.answer(stored.ask, stored.reply))
+            payload: Any = call.dialect.answer(stored.ask, stored.reply)
+            call.connection.answer_json(200, call.headers, payload)
         else:
-            payload = RESPONSES.unfinished(stored.ask, stored.reply, stored.status)
+            payload = _unfinished(call.dialect, stored.ask, stored.reply, stored.status)
             call.connection.answer_json(200, call.headers, payload)
 
     def _hang(self, call: _Call, seconds: float | None) -> None:
@@ -255,8 +265,15 @@ class Exchange:
             body = b"".join(event.encode() for event in self._events(call, ask, reply))
         else:
             content_type = "application/json"
-            payload = RESPONSES.unfinished(ask, reply, "queued") if ask.background else call.dialect.answer(ask, reply)
-            body = json.dumps(odd.payload(payload), separators=(",", ":")).encode()
+            payload: Any = call.dialect.answer(ask, reply)
+            if ask.background:
+                payload = _unfinished(call.dialect, ask, reply, "queued")
+            if isinstance(payload, bytes):
+                content_type, body = "audio/mpeg", payload
+            elif isinstance(payload, str):
+                content_type, body = "text/plain; charset=utf-8", payload.encode()
+            else:
+                body = json.dumps(odd.payload(payload), separators=(",", ":")).encode()
         headers = {"content-type": odd.content_type or content_type, **call.headers}
         body = odd.raw(body)
         self.log.answered(call.request.number, 200)
@@ -330,6 +347,12 @@ def _dialect(incoming: Incoming, others: Sequence[Dialect]) -> Dialect:
     if "x-goog-api-key" in incoming.headers or "x-goog-api-client" in incoming.headers:
         return DIALECTS[-1]
     return DIALECTS["anthropic-version" in incoming.headers or "x-api-key" in incoming.headers]
+
+
+def _unfinished(dialect: Dialect, ask: Ask, reply: Reply, status: str) -> dict[str, Any]:
+    """An answer that is made in the background and not there yet, or has failed."""
+    assert isinstance(dialect, Responses | Videos)
+    return dialect.unfinished(ask, reply, status)
 
 
 def _has_body(incoming: Incoming) -> bool:

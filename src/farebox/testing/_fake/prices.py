@@ -157,6 +157,15 @@ PRICES: dict[str, Price] = {
     "babbage-002": _openai("0.40", "0.40", "0.40"),
     "gpt-image-1": Price(input=5, cached="1.25", output=40, image=10, vendor="openai"),
     "gpt-image-1.5": Price(input=5, cached="1.25", output=32, image=8, vendor="openai"),
+    "gpt-4o-transcribe": Price(input="2.50", output=10, audio=6, vendor="openai"),
+    "gpt-4o-mini-tts": Price(input="0.60", output=12, vendor="openai"),
+    **{
+        name: Price(input=0, output=0, vendor="openai")  # paid by another unit
+        for name in (
+            *("dall-e-2", "dall-e-3", "tts-1", "tts-1-hd", "whisper-1", "gpt-transcribe"),
+            *("sora-2", "sora-2-pro", "container"),
+        )
+    },
     "text-embedding-3-small": _openai("0.02", "0.02", "0"),
     "text-embedding-3-large": _openai("0.13", "0.13", "0"),
     "text-embedding-ada-002": _openai("0.10", "0.10", "0"),

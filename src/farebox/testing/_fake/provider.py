@@ -159,6 +159,7 @@ class FakeProvider:
         file_searches: int = 0,
         pictures: int = 0,
         runs_code: bool = False,
+        fails: bool = False,
     ) -> None:
         """What the model wants to say from now on, or to the next `times` requests; see `Answer` for the fields.
 
@@ -179,6 +180,7 @@ class FakeProvider:
             "file_searches": file_searches,
             "pictures": pictures,
             "runs_code": runs_code,
+            "fails": fails,
         }
         if answer is not None and any(fields.values()):
             raise ValueError("give an answer or its fields, not both")
