@@ -20,8 +20,8 @@ from farebox.testing._fake.dialect import Ask, Dialect, Event, Fault, Reply
 from farebox.testing._fake.embeddings import Embeddings
 from farebox.testing._fake.gate import Gate, Ticket
 from farebox.testing._fake.google import Google
-from farebox.testing._fake.interactions import Interactions
 from farebox.testing._fake.images import Images
+from farebox.testing._fake.interactions import Interactions
 from farebox.testing._fake.messages import Messages
 from farebox.testing._fake.multipart import read_multipart
 from farebox.testing._fake.odd import Odd
