@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal, localcontext
 from pathlib import Path
@@ -526,7 +526,9 @@ def test_sums_belong_to_a_time_that_all_of_them_lie_in(
 
 
 class Rolling(MemoryLedger):
-    """Answers as a database does: rows read back from text, sums by the hour or day of a zone, or by nothing at all."""
+    """Answers as a database does: rows read back from text, sums by the hour or day of a zone, or by nothing at all, and by no
+    more of a place than is asked for.
+    """
 
     def rows(self, since_seconds: float | None = None, *, dearest_first: bool = False) -> Iterator[Any]:
         found = super().rows(since_seconds, dearest_first=dearest_first)
@@ -536,9 +538,14 @@ class Rolling(MemoryLedger):
         return [(FORM.load(FORM.dump(call)), grant) for call, grant in super().in_flight()]
 
     def tally(
-        self, since_seconds: float | None = None, grain: Grain = "ever", zone: tzinfo | None = None
+        self,
+        since_seconds: float | None = None,
+        grain: Grain = "ever",
+        zone: tzinfo | None = None,
+        by: Sequence[str] | None = None,
     ) -> Iterable[Sum]:
-        self.asked = (since_seconds, grain, zone)
+        self.asked = (since_seconds, grain, zone, by)
+        assert FORM.parts is not None
         totals: dict[tuple[int, str], list[tuple[int, ...]]] = {}
         for found in super().tally(since_seconds, grain, zone):
             local = datetime.fromtimestamp(found.starts_at, zone or UTC)
@@ -549,7 +556,9 @@ class Rolling(MemoryLedger):
                 start = found.starts_at - local.minute * 60 - local.second
             totals.setdefault((start, FORM.dump_place(found.place)), []).append(found.sums)
         for (start, text), sums in totals.items():
-            yield Sum(grain, start, FORM.load_place(text), tuple(map(sum, zip(*sums, strict=True))))
+            place = FORM.load_place(text)
+            whole = place if by is None else FORM.parts.of(place, by)
+            yield Sum(grain, start, whole, tuple(map(sum, zip(*sums, strict=True))))
 
 
 names = st.lists(
@@ -646,9 +655,63 @@ def test_no_more_is_asked_of_a_ledger_than_is_needed(monkeypatch: pytest.MonkeyP
         report(by=by, where=where, since=NOON + timedelta(milliseconds=1_500))
         asked.append(ledger.asked)
     since = NOON.timestamp() + 1  # the second that it lies in
-    assert asked == [(since, grain, None) for grain in ("ever", "day", "day", "hour", "hour")]
-    report(by="day", tz=BERLIN)
-    assert ledger.asked == (None, "day", ZoneInfo(BERLIN))
+    grains, parts = ("ever", "day", "day", "hour", "hour"), (("model",), (), ("model",), (), ())
+    assert asked == [(since, grain, None, by) for grain, by in zip(grains, parts, strict=True)]
+    report(by=["day", "feature"], where={"team": "x"}, tz=BERLIN)
+    assert ledger.asked == (None, "day", ZoneInfo(BERLIN), ("feature", "team"))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "rolling"])
+def test_a_ledger_is_asked_again_for_a_tag_that_the_report_was_not_about(
+    kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if kind == "sqlite":
+        farebox.configure(ledger=f"sqlite:///{tmp_path}/ledger.db")
+        price_the_model()
+    else:
+        use(monkeypatch, Rolling(form=FORM))
+    with track(feature="a", user_id="alice"):
+        paid(1_000)
+    with track(feature="b", user_id="bob"):
+        paid(4_000)
+    whole = report(by="model")
+    whole.assert_under(usd="0.001", feature="a")
+    whole.assert_under(usd="0.004", user_id="bob", model=MODEL)
+    with pytest.raises(AssertionError, match=r"0\.004 USD is more than 0\.003 USD\n(.|\n)*total +1 "):
+        whole.assert_under(usd="0.003", feature="b")
+    with pytest.raises(AssertionError, match="tags seen: feature=a, feature=b, user_id=alice, user_id=bob"):
+        whole.assert_under(usd=1, feature="c")
+    assert farebox._report.tag_names() == {"feature", "user_id"}
+
+
+#: Names and values that a path or a database may stumble over: quotes, marks of a path, half a surrogate pair, nothing.
+_ODD = ["feature", "a b", "a.b", 'a"b', "a'b", "ä", "$[0]", "\ud800", ""]
+
+
+@settings(max_examples=25)
+@given(
+    sent=st.lists(
+        st.tuples(st.dictionaries(st.sampled_from(_ODD), st.sampled_from(_ODD), max_size=3), st.integers(1, 999)),
+        max_size=8,
+    ),
+    by=st.lists(st.sampled_from([*_ODD, "model", "day"]), max_size=3, unique=True),
+    where=st.sampled_from([{}, {"feature": "a*"}, {"ä": ""}, {"model": MODEL, "a.b": "a*"}]),
+)
+def test_a_database_adds_up_whatever_tags_are_called(
+    sent: list[tuple[dict[str, str], int]], by: list[str], where: dict[str, str], tmp_path_factory: Any
+) -> None:
+    answers = []
+    folder = tmp_path_factory.mktemp("odd")
+    for url in ("memory://", f"sqlite:///{folder}/ledger.db"):
+        with farebox.configure(ledger=url):
+            price_the_model()
+            for tags, tokens in sent:
+                with track(**tags):
+                    at(NOON, tokens)
+            found = report(by=by, where=where)
+            answers.append((found.rows, found.total))
+            assert found.total.usd == sum((row.usd for row in found), Decimal(0))
+    assert answers[0] == answers[1]
 
 
 def test_sums_of_an_older_or_a_newer_version_are_read_as_far_as_they_are_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from farebox import _config, signals
 from farebox._buckets import TIMES, Buckets
 from farebox._call import UNMETERED, Call, CallRecord
 from farebox._money import UsdLike, plus, show_usd, to_nanos, to_usd
-from farebox._tally import Amount, Place, place
+from farebox._tally import Amount, Part, Place, place
 from farebox._windows import read_zone
 from farebox.ledgers import Grain, Grant, Ledger, Sum
 
@@ -151,6 +151,8 @@ class _Question:
     grain: Grain
     buckets: Buckets
     matches: _Matches | None
+    #: The dimensions and tags that matter; None: all.
+    names: tuple[str, ...] | None
 
     def matcher(self, where: Mapping[str, str]) -> _Matches | None:
         """As `_matcher`.
@@ -174,9 +176,9 @@ class _Question:
         if self.since is not None:
             found = [held for held in found if held.starts_at >= self.since]
         zone = self.buckets.zone
-        for ended in self.ledger.tally(self.since, self.grain, None if zone is UTC else zone):
-            if type(ended.place) is Place and len(ended.sums) <= _WIDTH:
-                found.append(ended if ended.place[2] != UNMETERED else _unmetered(ended))
+        for ended in self.ledger.tally(self.since, self.grain, None if zone is UTC else zone, self.names):
+            if isinstance(ended.place, Place) and len(ended.sums) <= _WIDTH:
+                found.append(ended if ended.place.operation != UNMETERED else _unmetered(ended))
             else:  # of nowhere any more, or with figures that only a newer version knows
                 known = ended.place if isinstance(ended.place, Place) else _NOWHERE
                 found.append(ended._replace(place=known, sums=ended.sums[:_WIDTH]))
@@ -269,13 +271,14 @@ class Report:
         most = None if usd is None else to_usd(to_nanos(usd, "usd"))
         asked = {**(where or {}), **tags}
         matches = self._question.matcher(asked)
-        part = Report(
-            self._sums if matches is None else list(filter(matches, self._sums)), self.by or ("model",), self._question
-        )
+        by = self.by or ("model",)
+        sums = self._told_apart({*by, *asked})
+        part = Report(sums if matches is None else list(filter(matches, sums)), by, self._question)
         total = part.total
         what = f" of {', '.join(f'{name}={value}' for name, value in asked.items())}" if asked else ""
         if not total.calls and not allow_empty:
-            tags_seen = {tag for found in self._sums for tag in cast("Place", found.place).tags}
+            whole = self._told_apart(None)
+            tags_seen = {tag for found in whole for tag in cast("Place", found.place).tags}
             seen = [f"{name}={value}" for name, value in sorted(tags_seen)[:_MOST_SHOWN]]
             raise AssertionError(
                 f"no call{what} was measured; is it instrumented? (allow_empty=True lets this pass)"
@@ -297,6 +300,16 @@ class Report:
             faults.append(f"{total.calls} calls are more than {calls}")
         if faults:
             raise AssertionError(f"calls{what}: {'; '.join(faults)}\n{part}{part._dearest(matches)}")
+
+    def _told_apart(self, names: set[str] | None) -> list[Sum]:
+        """The sums with these dimensions and tags, or all, known of each; the ledger is asked again where it added them up."""
+        question, known = self._question, self._question.names
+        if known is None or (names is not None and names.difference(TIMES) <= set(known)):
+            return self._sums
+        if not any(type(found.place) is Part for found in self._sums):
+            return self._sums
+        wanted = None if names is None else tuple(names.difference(TIMES).union(known))
+        return attrs.evolve(question, names=wanted).sums()
 
     def _dearest(self, matches: _Matches | None) -> str:
         call = self._question.dearest(matches) if self.total.usd else None
@@ -331,10 +344,28 @@ def report(
         ValueError: a span that can't be read, an unknown time zone.
         LedgerUnavailable: the ledger did not answer.
     """
+    return report_on(_config.state().ledger, by, since=since, where=where, tz=tz)
+
+
+def report_on(
+    ledger: Ledger,
+    by: str | Iterable[str] = (),
+    *,
+    since: Since = None,
+    where: Mapping[str, str] | None = None,
+    tz: str = "UTC",
+) -> Report:
+    """As `report`, about the calls of any ledger whose rows are calls."""
     names = (by,) if isinstance(by, str) else tuple(by)
     asked, buckets = where or {}, Buckets(read_zone(tz))
     question = _Question(
-        _config.state().ledger, _earliest(since), _grain({*names, *asked}), buckets, _matcher(asked, buckets)
+        ledger,
+        _earliest(since),
+        _grain({*names, *asked}),
+        buckets,
+        _matcher(asked, buckets),
+        # By operation always: it tells which calls could not be metered.
+        tuple(dict.fromkeys(name for name in (*names, *asked, "operation") if name not in TIMES)),
     )
     return Report(question.sums(), names, question)
 
@@ -342,6 +373,12 @@ def report(
 def _grain(names: set[str]) -> Grain:
     """How exactly the times of calls must be known for these dimensions."""
     return "hour" if "hour" in names else "day" if names.intersection(TIMES) else "ever"
+
+
+def tag_names() -> set[str]:
+    """Names of the tags that calls of this process's ledger have."""
+    question = _Question(_config.state().ledger, None, "ever", Buckets(UTC), None, None)
+    return {name for found in question.sums() for name, _ in cast("Place", found.place).tags}
 
 
 def calls(*, since: Since = None, where: Mapping[str, str] | None = None) -> list[CallRecord]:

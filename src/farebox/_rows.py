@@ -9,6 +9,7 @@ that every version reads what every other one wrote.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable
 from datetime import UTC, datetime, timedelta
 from operator import attrgetter
@@ -18,8 +19,8 @@ import attrs
 
 from farebox._call import Call, CallRecord, Usage, from_micros, to_micros
 from farebox._money import to_usd
-from farebox._tally import Place, amount, place
-from farebox.ledgers import Grant, RowForm, Sum, with_slack
+from farebox._tally import Place, amount, part, part_of, place
+from farebox.ledgers import Grant, PlaceParts, RowForm, Sum, with_slack
 from farebox.ledgers._records import Span
 
 _FORMAT: Final = 1
@@ -67,6 +68,8 @@ _PLAIN: Final[dict[str, Any]] = {
 _NO_MORE: Final = ((), "")
 _plain = attrgetter(*_PLAIN)
 _EPOCH: Final = from_micros(0)
+#: The name of a tag that stands in a path as it is.
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_\-]+")
 _MICRO: Final = timedelta(microseconds=1)
 _HOUR_SECONDS, _DAY_SECONDS = 3_600, 86_400
 
@@ -169,6 +172,13 @@ def load_place(text: str) -> Place:
     return Place(provider, model, operation, outcome, tuple(sorted(tags.items())))
 
 
+def place_path(name: str) -> str | None:
+    """Where the text of a place has a dimension or a tag; None for a tag whose name a path may not be able to say."""
+    if name in Place._fields and name != "tags":
+        return f"$[{Place._fields.index(name)}]"
+    return f'$[4]."{name}"' if _PLAIN_NAME.fullmatch(name) else None
+
+
 def presumed(call: Call | CallRecord, grant: Grant) -> CallRecord:
     """The row of a call in flight that nobody ended: what was held for it is presumed spent.
 
@@ -227,4 +237,5 @@ FORM: Final = RowForm(
     dump_place=dump_place,
     load_place=load_place,
     presumed=presumed,
+    parts=PlaceParts(of=part_of, make=part, path=place_path),
 )

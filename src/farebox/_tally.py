@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import Final, NamedTuple
 
 from farebox._call import UNMETERED, Call, CallRecord
@@ -18,6 +19,32 @@ class Place(NamedTuple):
     operation: str
     outcome: str
     tags: tuple[tuple[str, str], ...]
+
+
+class Part(Place):
+    """A place of which only some is known; the rest is empty."""
+
+    __slots__ = ()
+
+
+def part_of(where: Hashable, names: Sequence[str]) -> Part:
+    """Only these dimensions and tags of a place."""
+    assert isinstance(where, Place)
+    return part(names, [value_at(where, name) for name in names])
+
+
+def part(names: Sequence[str], values: Sequence[str | None]) -> Part:
+    """A place with these dimensions and tags, as far as they have a value."""
+    known = {name: value for name, value in zip(names, values, strict=True) if value}
+    provider, model, operation, outcome = (known.pop(name, "") for name in Place._fields[:-1])
+    return Part(provider, model, operation, outcome, tuple(sorted(known.items())))
+
+
+def value_at(where: Place, name: str) -> str:
+    """A dimension that is no time, or a tag; "" where there is none of that name."""
+    if name in Place._fields and name != "tags":
+        return str(getattr(where, name))
+    return next((value for tag, value in where.tags if tag == name), "")
 
 
 class Amount(NamedTuple):

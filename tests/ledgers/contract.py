@@ -963,6 +963,23 @@ class LedgerContract:
         each = [FORM.sum_of(row) for row in self.ROWS if since is None or row[0] >= since]
         assert by_place_and_time(ledger.tally(since, grain, zone), grain, zone) == by_place_and_time(each, grain, zone)
 
+    @pytest.mark.parametrize("by", [["place"], ["nothing"], []])
+    @pytest.mark.parametrize("grain", ["hour", "day", "ever"])
+    @pytest.mark.parametrize("since", [None, NOON + 3_600, NOON + 3_599])
+    def test_a_tally_by_parts_of_places_comes_to_the_same(
+        self, ledger: Ledger, now: Callable[[], float], grain: Grain, since: float | None, by: list[str]
+    ) -> None:
+        self.fill(ledger, now)
+        assert FORM.parts is not None
+        rows = [FORM.sum_of(row) for row in self.ROWS if since is None or row[0] >= since]
+        each = [found._replace(place=FORM.parts.of(found.place, by)) for found in rows]
+        # A ledger may leave places whole.
+        found = [
+            total if total.place == "anywhere" else total._replace(place=FORM.parts.of(total.place, by))
+            for total in ledger.tally(since, grain, UTC, by)
+        ]
+        assert by_place_and_time(found, grain, UTC) == by_place_and_time(each, grain, UTC)
+
     def test_what_is_said_and_what_is_held_is_no_row(self, ledger: Ledger) -> None:
         trip = account(controls=("plan",))
         ledger.reserve(1, [trip], fixed(5), call=CALL)

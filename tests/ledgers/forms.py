@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from farebox.ledgers import Grant, RowForm, Span, Sum
+from farebox.ledgers import Grant, PlaceParts, RowForm, Span, Sum
 
 #: Epoch seconds, place, nanodollars.  A call in flight is one too: what it costs is not known yet, and 0.
 Row = tuple[float, str, int]
@@ -46,6 +46,15 @@ def presumed(call: Any, grant: Grant) -> Row:
     return began_at, place, grant.usd_nanos
 
 
+def part_of(place: Hashable, names: Sequence[str]) -> Hashable:
+    """Its one part is called "place"; there are no others."""
+    return place if "place" in names else "anywhere"
+
+
+def part(names: Sequence[str], values: Sequence[str | None]) -> Hashable:
+    return dict(zip(names, values, strict=True)).get("place", "anywhere")
+
+
 FORM = RowForm(
     sum_of=sum_of,
     id_of=id_of,
@@ -55,4 +64,5 @@ FORM = RowForm(
     dump_place=json.dumps,
     load_place=json.loads,
     presumed=presumed,
+    parts=PlaceParts(of=part_of, make=part, path=lambda name: "$" if name == "place" else None),
 )

@@ -180,9 +180,9 @@ def served_rates(record: CallRecord) -> Rates | None:
 
 def tag_names() -> set[str]:
     """Names of the tags that calls of this ledger have."""
-    import farebox
+    from farebox import _report
 
-    return {name for found in farebox.report()._sums for name, _ in getattr(found.place, "tags", ())}
+    return _report.tag_names()
 
 
 def check_seams(name: str) -> tuple[str, str]:

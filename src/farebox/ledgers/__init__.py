@@ -35,6 +35,7 @@ from farebox.ledgers._records import (
     Grain,
     Grant,
     Need,
+    PlaceParts,
     RowForm,
     Shortfall,
     Snapshot,
@@ -57,6 +58,7 @@ __all__ = [
     "Grant",
     "Ledger",
     "Need",
+    "PlaceParts",
     "RowForm",
     "Shortfall",
     "Snapshot",
@@ -304,7 +306,11 @@ class Ledger(abc.ABC):
 
     @abc.abstractmethod
     def tally(
-        self, since_seconds: float | None = None, grain: Grain = "ever", zone: tzinfo | None = None
+        self,
+        since_seconds: float | None = None,
+        grain: Grain = "ever",
+        zone: tzinfo | None = None,
+        by: Sequence[str] | None = None,
     ) -> Iterable[Sum]:
         """What all rows come to, those that are no longer kept one by one too, by place and span of time.
 
@@ -312,6 +318,8 @@ class Ledger(abc.ABC):
             since_seconds: Only what began then or later; of sums that are less exact, those whose span does.
             grain: How exactly the caller needs to know the time; answers may be more exact, or less where rows are gone.
             zone: Whose hours and days are meant; None: UTC.
+            by: Names of parts that places need be told apart by (`parts` of the form); answers may have places whole.  None:
+                they must have.
         """
 
     def in_flight(self) -> list[tuple[Any, Grant]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 import attrs
@@ -207,6 +207,22 @@ class Sum(NamedTuple):
 
 
 @attrs.frozen(kw_only=True)
+class PlaceParts:
+    """What places are made of, for stores that add up those that differ in other parts than are asked for.
+
+    Attributes:
+        of: A place of which only these parts are known, from a whole one and their names.
+        make: The same, from names and values (None: it has no such part).
+        path: Where in the text of a place, which is JSON, a part of that name is: a path such as `$[1]` or `$[4]."tenant"`;
+            None where no path leads there.
+    """
+
+    of: Callable[[Hashable, Sequence[str]], Hashable]
+    make: Callable[[Sequence[str], Sequence[str | None]], Hashable]
+    path: Callable[[str], str | None]
+
+
+@attrs.frozen(kw_only=True)
 class RowForm:
     """What a ledger is told about rows that it never reads itself: how they are summed, and how they are written down.
 
@@ -220,6 +236,7 @@ class RowForm:
         dump, load: A row, or a call in flight, as text, and back.  What comes back need not be of the same class.
         dump_place, load_place: A place as text, one text for each place, and back.
         presumed: The row of a call in flight that nobody ended, from the call and its grant: charged at its bound.
+        parts: What places are made of, where they are made of parts.
     """
 
     sum_of: Callable[[Any], Sum]
@@ -230,6 +247,7 @@ class RowForm:
     dump_place: Callable[[Hashable], str]
     load_place: Callable[[str], Hashable]
     presumed: Callable[[Any, Grant], Any]
+    parts: PlaceParts | None = None
 
 
 @attrs.frozen

@@ -5,10 +5,10 @@ Everything is added up here and not in the server, which all calls wait for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
-from farebox.ledgers import Grain, RowForm, Sum
+from farebox.ledgers import Grain, RowForm, Span, Sum
 from farebox.ledgers import _redis_scripts as scripts
 from farebox.ledgers._redis_asks import unpacked
 from farebox.ledgers._redis_link import Command, Link
@@ -16,7 +16,7 @@ from farebox.ledgers._redis_link import Command, Link
 _PAGE_ROWS: Final = 500
 _PAGE_DAYS: Final = 8
 _DAY_SECONDS, _QUARTER_SECONDS = 86_400, 900
-_QUARTER_SPAN: Final = "quarter"
+_Key = TypeVar("_Key")
 
 
 class _Entry(NamedTuple):
@@ -72,8 +72,8 @@ class Reader:
             first = _after(reply[2])
         return [row for row in found if self._form.id_of(row) == call_id]
 
-    def tally(self, since_seconds: float | None, grain: Grain) -> Iterator[Sum]:
-        """As `Ledger.tally`: by quarters of an hour, which fit the hours and days of every zone.
+    def tally(self, since_seconds: float | None, grain: Grain, by: Sequence[str] | None) -> Iterator[Sum]:
+        """As `Ledger.tally`: by quarters of an hour, which fit the hours and days of every zone, a page of days at a time.
 
         Of the quarter that `since_seconds` lies in, what began later comes from the rows, as far as the stream reaches.
         """
@@ -84,30 +84,33 @@ class Reader:
             for entry in self._entries(since_seconds):
                 if entry.began_seconds < whole_from:
                     total = self._form.sum_of(self._form.load(entry.text.decode()))
-                    if total.span == "second":
+                    if total.span == "second":  # its place is whole, which is as good
                         yield Sum("second", int(entry.began_seconds), total.place, total.sums)
         # A span that is longer than a day may begin before the day that is asked for, but not after it.
         days = self._link.run_one(self._call(scripts.DAYS, first_day))[2:]
-        places: dict[str, Any] = {}
-        ever: dict[str, list[int]] = {}
+        places = _Places(self._form, by)
+        ever: dict[int, list[int]] = {}
         for at in range(0, len(days), _PAGE_DAYS):
+            spans: dict[tuple[Span, int, int], list[int]] = {}
             for reply in self._link.run([self._call(scripts.DAY, day) for day in days[at : at + _PAGE_DAYS]]):
                 for field, packed in zip(reply[2::2], reply[3::2], strict=True):
-                    span, starts_text, place_text = field.decode().split("|", 2)
+                    span_text, starts_text, place_text = field.decode().split("|", 2)
+                    span = cast("Span", span_text)
                     starts_at = int(starts_text)
                     if whole_from is not None and starts_at < whole_from:
                         continue
                     sums = unpacked(packed)
                     if not any(sums):
                         continue  # all of it was corrected to nothing
+                    place = places.number(place_text)
                     if since_seconds is None and grain == "ever":
-                        _add(ever, place_text, sums)
-                        continue
-                    if place_text not in places:
-                        places[place_text] = self._form.load_place(place_text)
-                    yield Sum(span, starts_at, places[place_text], tuple(sums))
-        for place_text, sums in ever.items():
-            yield Sum("ever", 0, self._form.load_place(place_text), tuple(sums))
+                        _add(ever, place, sums)
+                    else:
+                        _add(spans, (span, starts_at, place), sums)
+            for (span, starts_at, place), added in spans.items():
+                yield Sum(span, starts_at, places.found[place], tuple(added))
+        for place, added in ever.items():
+            yield Sum("ever", 0, places.found[place], tuple(added))
 
     def _entries(self, since_seconds: float | None) -> Iterator[_Entry]:
         last = self._link.run_one(self._call(scripts.LAST_ROW))[2]
@@ -135,8 +138,30 @@ def _after(entry_id: bytes) -> bytes:
     return b"%s-%d" % (milliseconds, int(number) + 1)
 
 
-def _add(sums_by_place: dict[str, list[int]], place_text: str, sums: Sequence[int]) -> None:
-    known = sums_by_place.setdefault(place_text, [])
+class _Places:
+    """Places as far as they are told apart, numbered."""
+
+    def __init__(self, form: RowForm, by: Sequence[str] | None) -> None:
+        self._form = form
+        self._by = by if form.parts is not None else None
+        self.found: list[Hashable] = []
+        self._by_text: dict[str, int] = {}
+        self._by_place: dict[Hashable, int] = {}
+
+    def number(self, text: str) -> int:
+        number = self._by_text.get(text)
+        if number is None:
+            place = self._form.load_place(text)
+            if self._by is not None and self._form.parts is not None:
+                place = self._form.parts.of(place, self._by)
+            number = self._by_text[text] = self._by_place.setdefault(place, len(self.found))
+            if number == len(self.found):
+                self.found.append(place)
+        return number
+
+
+def _add(sums_by: dict[_Key, list[int]], key: _Key, sums: Sequence[int]) -> None:
+    known = sums_by.setdefault(key, [])
     known += [0] * (len(sums) - len(known))
     for n, amount in enumerate(sums):
         known[n] += amount

@@ -6,6 +6,7 @@ quarters, and rows can be let go of without a report noticing.  Hours and days o
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from array import array
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -216,17 +217,27 @@ def select_rows_of(connection: sqlite3.Connection, call_id: str) -> list[str]:
 
 
 def tally(
-    connection: sqlite3.Connection, form: RowForm, since_seconds: float | None, grain: Grain, zone: tzinfo | None
+    connection: sqlite3.Connection,
+    form: RowForm,
+    since_seconds: float | None,
+    grain: Grain,
+    zone: tzinfo | None,
+    by: Sequence[str] | None,
 ) -> list[Sum]:
-    """What all rows come to that began at `since_seconds` or later, by place and by hour or day of `zone`.
+    """What all rows come to that began at `since_seconds` or later, by place or parts of it and by hour or day of `zone`.
 
     Exact for zones whose offset is whole quarters.  Where `since_seconds` is within a quarter, that quarter is summed from
     its rows: what was pruned of it does not count.
     """
-    totals = ", ".join(f"sum(s{i})" for i in range(WIDTH))
+    group, places, place_of = _places_by(connection, form, by)
     if grain == "ever":
         spans, arguments = _spans_since(since_seconds, _DAY_SECONDS)
-        found = connection.execute(f"SELECT 0, place, {totals} FROM ({spans}) GROUP BY place", arguments).fetchall()
+        if places:  # there are fewer places than spans: they are added up before their texts are looked at
+            spans = f"SELECT place, {_TOTALS} FROM ({spans}) GROUP BY place"
+        found = connection.execute(
+            f"{places and f'WITH {places} '}SELECT 0, {group}, {_TOTALS} FROM ({spans}){places and _OF_PLACES} GROUP BY {group}",
+            arguments,
+        ).fetchall()
         starts = {0: 0}
     else:
         zone = zone or UTC
@@ -241,20 +252,48 @@ def tally(
         begin = f"max({_begin(_HOUR_SECONDS)} - shift, first)" if grain == "hour" else _begin(_DAY_SECONDS)
         found = connection.execute(
             f"WITH segments (first, until, shift) AS (VALUES {', '.join(['(?, ?, ?)'] * len(segments))}) "
-            f"SELECT {begin} AS span, place, {totals} FROM segments CROSS JOIN ({spans}) "
-            "WHERE begins >= first AND begins < until GROUP BY span, place",
+            f"{places and f', {places} '}SELECT {begin} AS span, {group}, {_TOTALS} "
+            f"FROM segments CROSS JOIN ({spans}){places and _OF_PLACES} "
+            f"WHERE begins >= first AND begins < until GROUP BY span, {group}",
             (*chain.from_iterable(segments), *arguments),
         ).fetchall()
         starts = {span: span if grain == "hour" else _midnight(span, zone) for span in {row[0] for row in found}}
+    sums = []
+    for span, which, *numbers in found:
+        if numbers[0] is None:  # the sum of nothing
+            continue
+        place, width = place_of(which)
+        sums.append(Sum(grain, starts[span], place, tuple(numbers[:width])))
+    return sums
+
+
+_TOTALS: Final = ", ".join(f"sum(s{i}) AS s{i}" for i in range(WIDTH))
+_OF_PLACES: Final = " JOIN parts ON parts.id = place"
+#: The first that is told what to work out once, and not for each span.
+_KNOWS_MATERIALIZED: Final = (3, 35)
+
+
+def _places_by(
+    connection: sqlite3.Connection, form: RowForm, by: Sequence[str] | None
+) -> tuple[str, str, Callable[[Any], tuple[Any, int]]]:
+    """SQL to group by; the common table `parts` that it is of, "" where none is needed; and a group's place and width."""
+    paths = None if by is None or form.parts is None else [form.parts.path(name) for name in by]
+    if paths is not None and None not in paths and sqlite3.sqlite_version_info >= _KNOWS_MATERIALIZED:
+        assert by is not None
+        assert form.parts is not None
+        ((width,),) = connection.execute("SELECT coalesce(max(width), 0) FROM places").fetchall()
+        names, make = by, form.parts.make
+        if not paths:
+            return "NULL", "", lambda _: (make((), ()), width)
+        # Of more than one path it makes a list as JSON, in which text is as it was, be it half a surrogate pair.
+        shown = ", ".join("'{}'".format(str(path).replace("'", "''")) for path in (paths[0], *paths))
+        parts = f"parts AS MATERIALIZED (SELECT id, json_extract(place, {shown}) AS part FROM places)"
+        return "part", parts, lambda part: (make(names, json.loads(part)[1:]), width)
     places = {
         number: (form.load_place(place), width)
         for number, place, width in connection.execute("SELECT id, place, width FROM places").fetchall()
     }
-    sums = []
-    for span, number, *numbers in found:
-        place, width = places[number]
-        sums.append(Sum(grain, starts[span], place, tuple(numbers[:width])))
-    return sums
+    return "place", "", places.__getitem__
 
 
 def _spans_since(since_seconds: float | None, longest: int) -> tuple[str, tuple[float, ...]]:

@@ -323,10 +323,14 @@ class StoredLedger(Ledger):
         return self._store.rows_of(call_id)
 
     def tally(
-        self, since_seconds: float | None = None, grain: Grain = "ever", zone: tzinfo | None = None
+        self,
+        since_seconds: float | None = None,
+        grain: Grain = "ever",
+        zone: tzinfo | None = None,
+        by: Sequence[str] | None = None,
     ) -> Iterable[Sum]:
         self._queue.catch_up()
-        return self._store.tally(since_seconds, grain, zone)
+        return self._store.tally(since_seconds, grain, zone, by)
 
     def learn(self, key: str, bucket: int) -> None:
         self._queue_up(op.Learn(key=key, bucket=bucket))

@@ -269,9 +269,13 @@ class MemoryLedger(Ledger):
         return [row for row in self.snapshot().rows if id_of(row) == call_id]
 
     def tally(
-        self, since_seconds: float | None = None, grain: Grain = "ever", zone: tzinfo | None = None
+        self,
+        since_seconds: float | None = None,
+        grain: Grain = "ever",
+        zone: tzinfo | None = None,
+        by: Sequence[str] | None = None,
     ) -> Iterable[Sum]:
-        """As the contract says; what is kept one by one is answered to the second."""
+        """As the contract says; what is kept one by one is answered to the second, and places are whole."""
         snapshot, folding = self.snapshot(), self._folding
         sums = [folding.sum_of(row) for row in snapshot.rows]
         sums += [folding.total(key, total) for key, total in snapshot.totals.items()]

@@ -222,8 +222,10 @@ class RedisStore(Store):
     def rows_of(self, call_id: str) -> list[Any]:
         return self._reader.rows_of(call_id)
 
-    def tally(self, since_seconds: float | None, grain: Grain, zone: tzinfo | None) -> Iterable[Sum]:
-        return self._reader.tally(since_seconds, grain)
+    def tally(
+        self, since_seconds: float | None, grain: Grain, zone: tzinfo | None, by: Sequence[str] | None = None
+    ) -> Iterable[Sum]:
+        return self._reader.tally(since_seconds, grain, by)
 
     def learnt(self) -> Mapping[str, Mapping[int, int]]:
         return {

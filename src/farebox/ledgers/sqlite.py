@@ -315,9 +315,11 @@ class SqliteStore(Store):
             texts = select_rows_of(connection, call_id)
         return [row for row in map(self._form.load, texts) if self._form.id_of(row) == call_id]
 
-    def tally(self, since_seconds: float | None, grain: Grain, zone: tzinfo | None) -> Iterable[Sum]:
+    def tally(
+        self, since_seconds: float | None, grain: Grain, zone: tzinfo | None, by: Sequence[str] | None = None
+    ) -> Iterable[Sum]:
         with self._reading() as connection:
-            return tally(connection, self._form, since_seconds, grain, zone)
+            return tally(connection, self._form, since_seconds, grain, zone, by)
 
     def learnt(self) -> Mapping[str, Mapping[int, int]]:
         with self._reading() as connection:

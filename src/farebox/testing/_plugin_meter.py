@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from farebox import _config, _report, signals
-from farebox._buckets import Buckets
+from farebox import _config, signals
 from farebox._call import Call, CallRecord
 from farebox._money import UsdLike
+from farebox._report import report_on
 from farebox._rows import FORM
 from farebox._tally import amount
-from farebox._windows import read_zone
 from farebox.ledgers import Grant
 from farebox.ledgers.memory import MemoryLedger
 from farebox.testing._plugin_use import Use
@@ -54,12 +53,7 @@ class Spend:
 
         Calls that were refused are not among them.
         """
-        names = (by,) if isinstance(by, str) else tuple(by)
-        asked, buckets = where or {}, Buckets(read_zone(tz))
-        question = _report._Question(
-            self.books, None, _report._grain({*names, *asked}), buckets, _report._matcher(asked, buckets)
-        )
-        return _report.Report(question.sums(), names, question)
+        return report_on(self.books, by, where=where, tz=tz)
 
     def assert_under(
         self,
