@@ -95,18 +95,20 @@ ROOMS = {
         later=rooms("_seam _seam_google"),
     ),
     "_buckets": Room("what times are called in a zone", rooms("ledgers _windows")),
+    "_asked": Room("which calls are meant; asks nobody", RECORDS | rooms("ledgers _buckets _tally")),
     "_report": Room(
-        "asks the ledger; changes nothing", RECORDS | rooms("signals ledgers _windows _buckets _tally _config")
+        "asks the ledger; changes nothing", RECORDS | rooms("signals ledgers _windows _asked _buckets _tally _config")
     ),
-    "corrections": Room("puts right what a call cost", RECORDS | rooms("_report _rows _tally _config")),
-    "export": Room("as above, line by line", RECORDS | rooms("_report")),
+    "_single_calls": Room("as above", RECORDS | rooms("signals ledgers _windows _asked _buckets _tally _config")),
+    "corrections": Room("puts right what a call cost", RECORDS | rooms("_single_calls _rows _tally _config")),
+    "export": Room("every single call, line by line", RECORDS | rooms("_asked _single_calls")),
     "_status": Room("what a person asks and says of standing budgets", BUDGETS | rooms("_keys _standing")),
     "_record": Room("puts on the books what no SDK saw", BUDGETS | rooms("_scope _standing _plan _speak")),
     "_reserve": Room("as above", RECORDS | rooms("signals _scope")),
     "_estimate": Room("asks the prices; changes nothing", BUDGETS | rooms("_scope")),
     "__init__": Room(
         "the public names: no sink, tool or server",
-        BUDGETS | rooms("_frames _scope _enforce _instrument _report _record _reserve _estimate _status"),
+        BUDGETS | rooms("_frames _scope _enforce _instrument _report _single_calls _record _reserve _estimate _status"),
     ),
     "types": Room("names for annotations", rooms("_call _estimate _frames _instrument _report _reserve _status")),
     "telemetry": Room("a sink subscribes to the bus like anybody's", RECORDS | rooms("signals")),
@@ -118,7 +120,7 @@ ROOMS = {
     "cli": Room(
         "stands outside like a user; `later`, in `_doors` and `_armed`: what no public name gives yet",
         RECORDS | rooms("__init__"),
-        later=rooms("corrections export testing providers ledgers _settings _windows _keys _config _report _instrument"),
+        later=rooms("corrections export testing providers ledgers _settings _windows _keys _config _report _single_calls _instrument"),
         typed=rooms("types prices _settings"),
     ),
     "__main__": Room("the command, as `python -m farebox`", rooms("cli")),

@@ -7,9 +7,10 @@ from farebox._config import configure, set_price
 from farebox._estimate import estimate
 from farebox._instrument import instrument, uninstrument
 from farebox._record import record
-from farebox._report import calls, report
+from farebox._report import report
 from farebox._reserve import reserve
 from farebox._scope import budget, carry, current, detach, tag, track
+from farebox._single_calls import calls
 from farebox._status import flush, kill, reset, set_limit, status, top_up, unkill
 from farebox.errors import BudgetExceeded, FareboxError
 

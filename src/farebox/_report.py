@@ -1,34 +1,29 @@
-"""Questions to the ledger: report() for sums, calls() for single calls."""
+"""Questions to the ledger about sums: report()."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import UTC
 from decimal import Decimal
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import islice, zip_longest
-from operator import attrgetter
 from typing import Final, cast
 
 import attrs
 
 from farebox import _config, signals
+from farebox._asked import Matches, Since, earliest_second, matcher_of, moment_of, reader_of
 from farebox._buckets import TIMES, Buckets
 from farebox._call import UNMETERED, Call, CallRecord
 from farebox._money import UsdLike, plus, show_usd, to_nanos, to_usd
-from farebox._tally import Amount, Part, Place, place
+from farebox._tally import Amount, Part, Place
 from farebox._windows import read_zone
 from farebox.ledgers import Grain, Grant, Ledger, Sum
 
-Since = str | timedelta | datetime | None
 _Figures = tuple[int, ...]
 
-_SPAN_SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _MOST_SHOWN: Final = 20
 _WIDTH: Final = len(Amount._fields)
-_MOST_PLACES_KNOWN: Final = 10_000
 #: Rows to look at for the dearest call: a test that fails should say so soon.
 _MOST_LOOKED_AT: Final = 100_000
 
@@ -69,47 +64,6 @@ class ReportRow:
 _ROW_FIELDS: Final = tuple(field.name for field in attrs.fields(ReportRow))
 
 
-_Matches = Callable[[Sum], bool]
-
-
-def _matcher(where: Mapping[str, str], buckets: Buckets) -> _Matches | None:
-    """Says whether a sum has these tags and dimensions; None where any has."""
-    asked = [(name, str(value).removesuffix("*"), str(value).endswith("*")) for name, value in where.items()]
-    if not asked:
-        return None
-    of_place = [(_reader(name), stem, starts) for name, stem, starts in asked if name not in TIMES]
-    of_time = [(buckets[name], stem, starts) for name, stem, starts in asked if name in TIMES]
-
-    @lru_cache(_MOST_PLACES_KNOWN)
-    def fits(where: Place) -> bool:
-        return all(_fits(read(where), stem, starts) for read, stem, starts in of_place)
-
-    def matches(found: Sum) -> bool:
-        return fits(found.place) and all(
-            _fits(bucket.name(found.span, found.starts_at), stem, starts) for bucket, stem, starts in of_time
-        )
-
-    return matches
-
-
-def _fits(value: str, stem: str, starts: bool) -> bool:
-    return value.startswith(stem) if starts else value == stem
-
-
-def _reader(name: str) -> Callable[[Place], str]:
-    """Reads a dimension that is no time, or a tag off a place; "" where there is none of that name."""
-    if name in Place._fields and name != "tags":
-        return attrgetter(name)
-
-    def read(where: Place) -> str:
-        for tag, value in where.tags:
-            if tag == name:
-                return value
-        return ""
-
-    return read
-
-
 def _grouped(sums: list[Sum], by: tuple[str, ...], buckets: Buckets) -> dict[tuple[str, ...], _Figures]:
     """What the sums of each group come to, by the values of its names.
 
@@ -117,7 +71,7 @@ def _grouped(sums: list[Sum], by: tuple[str, ...], buckets: Buckets) -> dict[tup
     """
     names = [name for name in by if name not in TIMES]
     times = [name for name in by if name in TIMES]
-    readers = [_reader(name) for name in names]
+    readers = [reader_of(name) for name in names]
     at_times = [buckets[name].name for name in times]
     # By the identity of a place, which the list keeps alive: sums often share one, and hashing takes as long as reading.
     values_at: dict[int, tuple[str, ...]] = {}
@@ -150,12 +104,12 @@ class _Question:
     since: int | None
     grain: Grain
     buckets: Buckets
-    matches: _Matches | None
+    matches: Matches | None
     #: The dimensions and tags that matter; None: all.
     names: tuple[str, ...] | None
 
-    def matcher(self, where: Mapping[str, str]) -> _Matches | None:
-        """As `_matcher`.
+    def matcher(self, where: Mapping[str, str]) -> Matches | None:
+        """As `matcher_of`.
 
         Raises:
             ValueError: a time that is not known so exactly, because nobody asked for it.
@@ -165,7 +119,7 @@ class _Question:
                 raise ValueError(
                     f"{name}={where[name]!r}: this report holds no {name}s; write report(by={name!r}) for it"
                 )
-        return _matcher(where, self.buckets)
+        return matcher_of(where, self.buckets)
 
     def sums(self) -> list[Sum]:
         """What the ledger answers.  Some have three more figures: nanodollars and tokens
@@ -184,13 +138,13 @@ class _Question:
                 found.append(ended._replace(place=known, sums=ended.sums[:_WIDTH]))
         return found if self.matches is None else list(filter(self.matches, found))
 
-    def dearest(self, also: _Matches | None) -> Call | CallRecord | None:
+    def dearest(self, also: Matches | None) -> Call | CallRecord | None:
         """The single call that cost most, if it is still kept and among the dearest."""
         for row in islice(self.ledger.rows(self.since, dearest_first=True), _MOST_LOOKED_AT):
             if not row.cost_usd_nanos:
                 return None
             if row.outcome != "corrected" and all(
-                matches is None or matches(_moment(row)) for matches in (self.matches, also)
+                matches is None or matches(moment_of(row)) for matches in (self.matches, also)
             ):
                 return cast("Call | CallRecord", row)
         return None
@@ -201,18 +155,13 @@ _NOWHERE: Final = Place("", "", "", "", ())
 
 def _held(call: Call | CallRecord, grant: Grant) -> Sum:
     figures = (*Amount(calls=1, attempts=call.attempts), grant.usd_nanos, grant.tokens, 0)
-    return _moment(call)._replace(sums=figures)
+    return moment_of(call)._replace(sums=figures)
 
 
 def _unmetered(ended: Sum) -> Sum:
     """The sums of requests that nobody could read, with how many of them may have been billed."""
     amount = Amount(*ended.sums)
     return ended._replace(sums=(*amount, 0, 0, amount.unpriced_calls))
-
-
-def _moment(row: Call | CallRecord) -> Sum:
-    """Where and when a row belongs."""
-    return Sum("second", int(row.started_at_seconds), place(row), ())
 
 
 class Report:
@@ -311,7 +260,7 @@ class Report:
         wanted = None if names is None else tuple(names.difference(TIMES).union(known))
         return attrs.evolve(question, names=wanted).sums()
 
-    def _dearest(self, matches: _Matches | None) -> str:
+    def _dearest(self, matches: Matches | None) -> str:
         call = self._question.dearest(matches) if self.total.usd else None
         if call is None:
             return ""
@@ -360,10 +309,10 @@ def report_on(
     asked, buckets = where or {}, Buckets(read_zone(tz))
     question = _Question(
         ledger,
-        _earliest(since),
+        earliest_second(since),
         _grain({*names, *asked}),
         buckets,
-        _matcher(asked, buckets),
+        matcher_of(asked, buckets),
         # By operation always: it tells which calls could not be metered.
         tuple(dict.fromkeys(name for name in (*names, *asked, "operation") if name not in TIMES)),
     )
@@ -379,71 +328,6 @@ def tag_names() -> set[str]:
     """Names of the tags that calls of this process's ledger have."""
     question = _Question(_config.state().ledger, None, "ever", Buckets(UTC), None, None)
     return {name for found in question.sums() for name, _ in cast("Place", found.place).tags}
-
-
-def calls(*, since: Since = None, where: Mapping[str, str] | None = None) -> list[CallRecord]:
-    """The single calls that the ledger still keeps one by one, refused ones and those in flight too, oldest first.
-
-    `farebox.export` has the same without holding all of them in memory.
-
-    Args:
-        since, where: As in `report`.
-
-    Raises:
-        ValueError: a span that can't be read.
-        LedgerUnavailable: the ledger did not answer.
-    """
-    return sorted(find_calls(since, where), key=lambda call: (call.started_at, call.call_id))
-
-
-def find_calls(since: Since = None, where: Mapping[str, str] | None = None) -> Iterator[CallRecord]:
-    """As `calls`, one at a time: in the order they ended, and then those in flight."""
-    earliest, matches = _earliest(since), _matcher(where or {}, Buckets(UTC))
-
-    def find(ledger: Ledger) -> Iterator[CallRecord]:
-        signals.settle_late_calls()
-        # In flight first: a call that ends meanwhile is then in both, and is told once.
-        in_flight = {call.call_id: _record(call) for call, _ in ledger.in_flight() if call is not None}
-        for row in ledger.rows(earliest):
-            in_flight.pop(row.call_id, None)
-            if matches is None or matches(_moment(row)):
-                yield _record(row)
-        for record in in_flight.values():
-            moment = _moment(record)
-            if (earliest is None or moment.starts_at >= earliest) and (matches is None or matches(moment)):
-                yield record
-
-    return find(_config.state().ledger)
-
-
-def find_call(call_id: str) -> list[CallRecord]:
-    """The call of that id, ended or in flight, and corrections of it; [] where it is not kept."""
-    signals.settle_late_calls()
-    ledger = _config.state().ledger
-    in_flight = [_record(call) for call, _ in ledger.in_flight() if getattr(call, "call_id", None) == call_id]
-    return [_record(row) for row in ledger.rows_of(call_id)] or in_flight
-
-
-def _record(row: Call | CallRecord) -> CallRecord:
-    return CallRecord.of(row) if isinstance(row, Call) else row
-
-
-def _earliest(since: Since) -> int | None:
-    """The second from which on calls are meant, epoch seconds: rounded down, as the times of sums are."""
-    if since is None:
-        return None
-    if isinstance(since, datetime):
-        if since.tzinfo is None:
-            raise ValueError(
-                f"since={since!r} has no time zone; write datetime.now(UTC) - timedelta(hours=1), or since='1h'"
-            )
-        return math.floor(since.timestamp())
-    if isinstance(since, timedelta):
-        return math.floor(datetime.now(UTC).timestamp() - since.total_seconds())
-    parts = re.fullmatch(r"(\d{1,6})([smhdw])", str(since))
-    if parts is None:
-        raise ValueError(f"since={since!r} is no span; write a number and s, m, h, d or w, such as since='7d'")
-    return math.floor(datetime.now(UTC).timestamp()) - int(parts[1]) * _SPAN_SECONDS[parts[2]]
 
 
 def _spent_and_reserved(figures: _Figures) -> int:

@@ -23,8 +23,8 @@ import attrs
 from farebox import _config
 from farebox._call import CallRecord
 from farebox._money import MOST_NANOS, UsdLike, show_usd, to_nanos, to_signed_nanos
-from farebox._report import find_call
 from farebox._rows import correction_of
+from farebox._single_calls import find_call
 from farebox._tally import PRICED
 
 _LONGEST_WHY: Final = 256

@@ -19,8 +19,9 @@ from typing import Any, Final
 
 import attrs
 
+from farebox._asked import Since
 from farebox._call import CallRecord, Usage
-from farebox._report import Since, find_calls
+from farebox._single_calls import find_calls
 
 _FIELDS: Final = tuple(field.name for field in attrs.fields(CallRecord))
 #: In CSV each bucket of tokens is a column of its own, where `usage` stands.

@@ -13,9 +13,18 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
 
+import farebox
+from farebox.cli._output import Column, Shown
+from farebox.cli._screens import Question, RowsScreen, _folded, fitted
+from farebox.cli.top import _Pages, keys_in
+from farebox.errors import LedgerUnavailable
 from tests.cli.conftest import Command, spend
 
 Use = Callable[..., None]
@@ -87,13 +96,102 @@ def test_it_shows_what_is_new_and_sorts_by_keys(command: Command, ledger: Use) -
         top.read_until("cheap.*dear.*by calls")
         top.press("r")
         top.read_until("dear.*cheap.*by calls, turned around")
-        top.press("\x1b[A")  # an arrow means nothing
+        top.press("\x1b[24~\x1b[1;5C?")  # which mean nothing
         spend(feature="brand-new")
         top.read_until("brand-new")
         top.press("q")
         top.read_until(re.escape(_LEAVES_SCREEN))
         assert top.process.wait(10) == 0
         assert top.is_as_before()
+
+
+def test_a_row_opens_its_calls_and_a_call_how_its_cost_came_about(command: Command, ledger: Use) -> None:
+    ledger()
+    spend(tokens=(1_234, 567), feature="search")
+    spend(feature="search")
+    spend(tokens=(9_000, 900), feature="answer")
+    dear, _ = (call for call in farebox.calls() if call.tags["feature"] == "search")
+    with terminal(command, "--by", "feature") as top:
+        top.read_until("> answer.*  search.*1 of 2, by usd")
+        top.press("\x1b[B")
+        top.read_until("  answer.*> search.*2 of 2")
+        spend(5, feature="search")  # by now it is the dearest: what was chosen stays so
+        top.read_until("> search.*  answer.*1 of 2")
+        top.press("\r")
+        top.read_until(r"calls of feature=search.*> \d\d:\d\d:\d\d.*1234 +567 +0\.007004 .*1 of 7, by usd")
+        top.press("b")
+        top.read_until("1000 +500 +0.006 .*by begin")
+        top.press("G\r")
+        said = top.read_until("which is the same.*esc back, q ends")
+        assert f"{dear.call_id}: openai gpt-4.1" in said
+        assert re.search(r"uncached input tokens +1234 +2\.00 per million +0\.002468", said)
+        top.press("\x1b")
+        top.read_until("calls of feature=search.*7 of 7, by begin")
+        top.press("\x7f")
+        top.read_until("1 of 2, by usd")
+        top.press("\x1b")  # there is nothing further back
+        top.press("q")
+        top.read_until(re.escape(_LEAVES_SCREEN))
+        assert top.process.wait(10) == 0
+        assert top.is_as_before()
+
+
+@pytest.mark.parametrize(
+    ("typed", "keys"),
+    [
+        ("uq", ["u", "q"]),
+        ("\x1b", ["escape"]),
+        ("\x1b\x1b[B\x1bOA", ["escape", "down", "up"]),
+        ("\r\n\x7f", ["enter", "enter", "backspace"]),
+        ("\x1b[5~\x1b[6~\x1b[H\x1b[4~gG", ["page up", "page down", "home", "end", "home", "end"]),
+        ("\x1b[24~\x1b[1;5C\x1b[?25lü", ["ü"]),
+        ("", []),
+    ],
+)
+def test_keys_are_what_a_terminal_tells(typed: str, keys: list[str]) -> None:
+    assert keys_in(typed) == keys
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=30), st.text(max_size=30), st.integers(0, 10**9)), max_size=5),
+    st.integers(20, 120),
+)
+def test_a_table_is_as_wide_as_the_terminal_at_most(rows: list[tuple[str, str, int]], width: int) -> None:
+    columns = [Column("feature"), Column("model"), Column("calls", True), Column("usd", True)]
+    cells = [[feature, model, str(usd), str(usd)] for feature, model, usd in rows]
+    lines = fitted(columns, cells, width, ("calls",))
+    assert len(lines) == 1 + len(rows)
+    assert max(cell_len(line) for line in lines) <= width
+    assert all(line.rstrip().endswith(str(row[2])) for line, row in zip(lines[1:], rows, strict=True))
+
+
+@given(st.text(st.sampled_from("ab 東\u0301 "), max_size=60), st.integers(4, 20))
+def test_a_long_line_is_folded_and_loses_nothing_but_space(line: str, width: int) -> None:
+    folded = _folded(line, width)
+    assert max(map(cell_len, folded)) <= width
+    assert "".join(folded).replace(" ", "") == line.replace(" ", "")
+
+
+def test_a_ledger_that_does_not_answer_is_said_below_what_was_known(
+    ledger: Use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger()
+    spend(feature="search")
+    pages = _Pages(RowsScreen(Question(("feature",), None, {}, Shown(False, "UTC", UTC))))
+    assert "> search" in pages.drawn(80, 20).plain
+    monkeypatch.setattr("farebox.cli._screens.ask", _raise_unavailable)
+    pages.press("\r")
+    pages._load()
+    shown = pages.drawn(80, 20).plain.splitlines()
+    assert "> search" in shown[3]
+    assert shown[-1] == "the ledger is away"
+    monkeypatch.undo()
+    pages._load()
+    assert "away" not in pages.drawn(80, 20).plain
+
+
+def _raise_unavailable(question: Question) -> None:
+    raise LedgerUnavailable("the ledger is away\nand more")
 
 
 @pytest.mark.parametrize(("how", "code"), [("key", 0), (signal.SIGINT, 0), (signal.SIGTERM, 143)])

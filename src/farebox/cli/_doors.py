@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Mapping
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -222,9 +223,18 @@ def newest_calls(number: int, where: Mapping[str, str] | None = None) -> list[Ca
     return sorted(found, key=lambda call: str(call.ended_at))
 
 
+def calls_behind(
+    group: Mapping[str, str], *, since: str | datetime, where: Mapping[str, str], tz: str, most: int
+) -> list[CallRecord]:
+    """The calls of one row of a report, in flight or dearest first."""
+    from farebox import _single_calls
+
+    return _single_calls.calls_behind(group, since=since, where=where, tz=tz, most=most)
+
+
 def calls_named(call_id: str) -> list[CallRecord]:
     """The call of that id, and corrections of it."""
-    from farebox._report import find_call
+    from farebox._single_calls import find_call
 
     return find_call(call_id)
 

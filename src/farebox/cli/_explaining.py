@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -76,26 +76,57 @@ def explain(call_id: str | None, last: bool, shown: Shown) -> None:
         raise click.UsageError("give the id of a call, or --last")
     _doors.use_ledger()
     call, corrections = _find(call_id)
-    rates = _doors.served_rates(call)
-    lines = () if call.usage is None or rates is None else _lines_of(rates, call.usage)
-    why, adds_up = _why(call, rates, lines)
     if shown.as_json:
+        rates, lines = _priced(call)
+        why, adds_up = _why(call, rates, lines)
         say_json(_as_json(call, corrections, rates, lines, why, adds_up))
         return
-    _say_call(call, shown)
+    for part in _told(call, corrections, shown):
+        if isinstance(part, Table):
+            say_table(part.columns, part.rows)
+        else:
+            say(part)
+
+
+class Table(NamedTuple):
+    """What is shown as a table."""
+
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
+
+
+def told(call_id: str, shown: Shown) -> list[str | Table]:
+    """What `explain` says about a call.
+
+    Raises:
+        Problem: it is not there, or there is nothing to explain.
+    """
+    return list(_told(*_find(call_id), shown))
+
+
+def _told(call: CallRecord, corrections: Sequence[CallRecord], shown: Shown) -> Iterator[str | Table]:
+    rates, lines = _priced(call)
+    why, adds_up = _why(call, rates, lines)
+    yield from _heading(call, shown)
     if lines and adds_up:
         rows = [[line.what, str(line.units), line.rate, amount(_usd(line.picos))] for line in lines]
-        say_table((Column("what"), Column("count", True), Column("usd", True), Column("= usd", True)), rows)
+        yield Table((Column("what"), Column("count", True), Column("usd", True), Column("= usd", True)), rows)
         picos = sum(line.picos for line in lines)
         rounded = -(-picos // _PICOS_PER_NANO)
-        say(f"\nsum {amount(_usd(picos))} USD, rounded up to whole nanodollars: {amount(_doors.usd_of(rounded))} USD")
-    say(why)
+        yield f"\nsum {amount(_usd(picos))} USD, rounded up to whole nanodollars: {amount(_doors.usd_of(rounded))} USD"
+    yield why
     if rates is not None and adds_up:
-        say(f"rates: {_source(rates)}")
+        yield f"rates: {_source(rates)}"
     for correction in corrections:
-        say(harmless(f"corrected by hand {show_instant(correction.ended_at, shown.zone)}: {_by_hand(correction)}"))
+        yield harmless(f"corrected by hand {show_instant(correction.ended_at, shown.zone)}: {_by_hand(correction)}")
     if corrections:
-        say(f"in all {amount(_in_all(call, corrections))} USD")
+        yield f"in all {amount(_in_all(call, corrections))} USD"
+
+
+def _priced(call: CallRecord) -> tuple[Rates | None, tuple[_Line, ...]]:
+    """The rates that are known of it now, and what its usage comes to with them."""
+    rates = _doors.served_rates(call)
+    return rates, () if call.usage is None or rates is None else _lines_of(rates, call.usage)
 
 
 def _find(call_id: str | None) -> tuple[CallRecord, list[CallRecord]]:
@@ -182,12 +213,12 @@ def _why(call: CallRecord, rates: Rates | None, lines: Sequence[_Line]) -> tuple
     ), False
 
 
-def _say_call(call: CallRecord, shown: Shown) -> None:
+def _heading(call: CallRecord, shown: Shown) -> Iterator[str]:
     served = f", served as {call.response_model}" if call.response_model not in ("", call.model) else ""
     tags = ", ".join(f"{name}={value}" for name, value in call.tags.items())
     tier = call.served_tier or call.tier
-    say(harmless(f"{call.call_id}: {call.provider_name} {call.model}{served}{f', tier {tier}' if tier else ''}"))
-    say(harmless(f"{show_instant(call.started_at, shown.zone)}, {call.outcome}{f', {tags}' if tags else ''}") + "\n")
+    yield harmless(f"{call.call_id}: {call.provider_name} {call.model}{served}{f', tier {tier}' if tier else ''}")
+    yield harmless(f"{show_instant(call.started_at, shown.zone)}, {call.outcome}{f', {tags}' if tags else ''}") + "\n"
 
 
 def _as_json(

@@ -1,60 +1,32 @@
-"""`farebox top`: a report that is asked for again every second."""
+"""`farebox top`: a report that is asked for again every second, and what is behind it."""
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from types import FrameType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import attrs
 import click
 
 from farebox.cli import _doors
 from farebox.cli._exits import BAD_INPUT, SIGNAL, Problem
-from farebox.cli._output import (
-    AMOUNTS,
-    Column,
-    Shown,
-    amount,
-    cells_of,
-    is_terminal,
-    plain_table,
-    rich_table,
-    say,
-    say_json,
-    show_instant,
-    shows,
-    where_option,
-)
-from farebox.cli._reading import by_option, check_tags, midnight
+from farebox.cli._output import Shown, is_terminal, plain_table, say, say_json, shows, where_option
+from farebox.cli._reading import by_option
+from farebox.cli._screens import Question, RowsScreen, Screen, ask
+from farebox.errors import LedgerUnavailable
 
 _REFRESH_SECONDS: Final = 1.0
+#: A ledger is asked for at most this share of the time.
+_MOST_BUSY: Final = 0.2
+#: How long the rest of what one key sends may take to come.
+_REST_SECONDS: Final = 0.05
 _CTRL_C: Final = "\x03"
-
-#: By which key rows are sorted, and by what of them.
-_ORDERS: Final[dict[str, tuple[str, Callable[[Any], Any]]]] = {
-    "u": ("usd", lambda row: row.usd + row.reserved_usd),
-    "c": ("calls", lambda row: row.calls),
-    "t": ("tokens", lambda row: row.input_tokens + row.output_tokens),
-    "f": ("refused", lambda row: row.refused_calls),
-    "n": ("name", lambda row: tuple(row.tags.values())),
-}
-
-
-class _View(NamedTuple):
-    """What is asked, and in which order it is shown."""
-
-    by: tuple[str, ...]
-    since: str | None
-    where: dict[str, str]
-    shown: Shown
-    key: str = "u"
-    is_reversed: bool = False
 
 
 @click.command()
@@ -66,94 +38,106 @@ class _View(NamedTuple):
 def top(by: tuple[str, ...], since: str | None, where: dict[str, str], once: bool, shown: Shown) -> int:
     """Who spends how much, once a second.
 
-    Keys: u, c, t, f, n sort by usd, calls, tokens, refused, name; r turns the order around; q or Ctrl-C ends.
+    Keys: the arrows choose a row, enter shows the calls behind it and then how the cost of one came about, escape goes back;
+    u, c, t, f, n sort by usd, calls, tokens, refused, name; r turns the order around; q or Ctrl-C ends.
     """
     _doors.use_ledger()
-    view = _View(by, since, where, shown)
+    question = Question(by, since, where, shown)
     if shown.as_json:
-        _say_json(view)
+        rows, total = ask(question)
+        say_json({"rows": [attrs.asdict(row) for row in rows], "total": attrs.asdict(total)})
     elif once:
-        say(_frame(view))
+        say(_frame(question))
     elif not (is_terminal() and sys.stdin.isatty()):
         raise Problem("top needs a terminal; elsewhere write farebox top --once", BAD_INPUT)
     else:
-        return _live(view)
+        return _live(RowsScreen(question))
     return 0
 
 
-def _rows(view: _View) -> tuple[list[Any], Any]:
-    """Rows of the report in the order asked for, and the total."""
-    import farebox
-
-    found = farebox.report(
-        by=view.by, since=view.since or midnight(view.shown), where=view.where, tz=view.shown.zone_name
-    )
-    check_tags(found.rows, view.by, view.where)
-    name, order = _ORDERS[view.key]
-    # Names from a to z, and amounts from the highest down.
-    return sorted(found.rows, key=order, reverse=(name != "name") != view.is_reversed), found.total
-
-
-def _say_json(view: _View) -> None:
-    rows, total = _rows(view)
-    say_json({"rows": [attrs.asdict(row) for row in rows], "total": attrs.asdict(total)})
-
-
-def _heading(view: _View, total: Any) -> str:
-    since = f"in the last {view.since}" if view.since else "today"
-    now = show_instant(datetime.now(UTC), view.shown.zone)
-    return f"{now}  {amount(total.usd)} USD {since}, {total.calls} calls, {amount(total.reserved_usd)} USD reserved"
-
-
-def _columns(view: _View) -> list[Column]:
-    return [*map(Column, view.by), *AMOUNTS]
-
-
-def _cells(rows: list[Any]) -> list[list[str]]:
-    return [[*(value or "-" for value in row.tags.values()), *cells_of(row)] for row in rows]
-
-
-def _frame(view: _View) -> str:
-    rows, total = _rows(view)
-    return f"{_heading(view, total)}\n\n{plain_table(_columns(view), _cells(rows))}"
+def _frame(question: Question) -> str:
+    screen = RowsScreen(question)
+    screen.load()
+    cells = [screen.cells(row) for row in screen.items]
+    return f"{screen.head()}\n\n{plain_table(screen.columns, cells)}"
 
 
 # ── live ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _live(view: _View) -> int:
-    from rich.console import Console, Group
+class _Pages:
+    """The pages that were opened, the last on top, asked anew when it is time."""
+
+    def __init__(self, first: Screen) -> None:
+        self._open = [first]
+        self._next_at = 0.0
+        self._fault = ""
+        self._load(is_first=True)
+
+    def _load(self, *, is_first: bool = False) -> None:
+        began = time.monotonic()
+        try:
+            self._open[-1].load()
+            self._fault = ""
+        except LedgerUnavailable as error:
+            if is_first:
+                raise
+            self._fault = str(error).partition("\n")[0]  # what was known before stays there
+        now = time.monotonic()
+        self._next_at = now + max(_REFRESH_SECONDS, (now - began) / _MOST_BUSY)
+
+    def wait_seconds(self) -> float:
+        return max(0.0, self._next_at - time.monotonic())
+
+    def look_again(self) -> None:
+        """Ask, where it is time."""
+        if not self.wait_seconds():
+            self._load()
+
+    def press(self, key: str) -> None:
+        if key in ("escape", "backspace", "left"):
+            if len(self._open) > 1:
+                self._open.pop()
+                self._load()
+            return
+        opened = self._open[-1].press("enter" if key == "right" else key)
+        if opened is not None:
+            self._open.append(opened)
+            self._load()
+
+    def drawn(self, width: int, height: int) -> Any:
+        from rich.text import Text
+
+        lines = self._open[-1].lines(width, height - bool(self._fault))
+        if self._fault:
+            lines.append(Text(self._fault, style="bold red"))
+        for line in lines:
+            line.truncate(width, overflow="ellipsis")
+        return Text("\n", no_wrap=True, end="").join(lines)
+
+
+def _live(first: Screen) -> int:
+    from rich.console import Console
     from rich.live import Live
-    from rich.text import Text
 
     console = Console()
+    pages = _Pages(first)
 
-    def draw() -> Group:
-        rows, total = _rows(view)
-        name = _ORDERS[view.key][0]
-        keys = f"by {name}{', turned around' if view.is_reversed else ''}; keys: u c t f n sort, r turns, q ends"
-        most = max(1, console.height - 7)
-        more = f"{len(rows) - most} more rows\n" if len(rows) > most else ""
-        return Group(
-            Text(_heading(view, total)),
-            rich_table(_columns(view), _cells(rows[:most])),
-            Text(more + keys, style="dim"),
-        )
+    def drawn() -> Any:
+        return pages.drawn(console.width, console.height)
 
     with (
         _until_signal() as signals,
-        _keys() as next_key,
-        Live(draw(), console=console, screen=True, auto_refresh=False) as live,
+        _keys() as next_keys,
+        Live(drawn(), console=console, screen=True, auto_refresh=False) as live,
     ):
         while not signals:
-            key = next_key(_REFRESH_SECONDS)
-            if key in ("q", "Q", _CTRL_C):
-                return 0
-            if key in _ORDERS:
-                view = view._replace(key=key)
-            elif key == "r":
-                view = view._replace(is_reversed=not view.is_reversed)
-            live.update(draw(), refresh=True)
+            for key in next_keys(min(_REFRESH_SECONDS, pages.wait_seconds())):
+                if key in ("q", "Q", _CTRL_C):
+                    return 0
+                pages.press(key)
+            pages.look_again()
+            live.update(drawn(), refresh=True)
     return 0 if signals[0] == signal.SIGINT else SIGNAL + signals[0]
 
 
@@ -174,13 +158,13 @@ def _until_signal() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _keys() -> Iterator[Callable[[float], str]]:
-    """A function that waits for a key for so many seconds, "" where none came; the terminal is as before afterwards.
+def _keys() -> Iterator[Callable[[float], list[str]]]:
+    """A function that waits for keys for so many seconds and says which came; the terminal is as before afterwards.
 
     Ctrl-C is a key as well.
     """
     if sys.platform == "win32":
-        yield _next_key_of_windows
+        yield _next_keys_of_windows
         return
     import os
     import select
@@ -190,31 +174,87 @@ def _keys() -> Iterator[Callable[[float], str]]:
     stdin = sys.stdin.fileno()
     before = termios.tcgetattr(stdin)
 
-    def next_key(seconds: float) -> str:
-        ready, _, _ = select.select([stdin], [], [], seconds)
-        if not ready:
-            return ""
-        # An arrow key comes as several characters, none of which is meant; a closed terminal reads as nothing.
-        pressed = os.read(stdin, 64).decode("utf-8", "replace")
-        return "q" if not pressed else pressed if len(pressed) == 1 else ""
+    def next_keys(seconds: float) -> list[str]:
+        if not select.select([stdin], [], [], seconds)[0]:
+            return []
+        pressed = os.read(stdin, 1_024)
+        # An arrow is an escape and more; over a slow line the rest comes later.
+        while pressed.endswith((b"\x1b", b"\x1b[", b"\x1bO")) and select.select([stdin], [], [], _REST_SECONDS)[0]:
+            rest = os.read(stdin, 1_024)
+            if not rest:
+                break
+            pressed += rest
+        return keys_in(pressed.decode("utf-8", "replace")) if pressed else ["q"]  # a closed terminal reads as nothing
 
     tty.setcbreak(stdin)
     ours = termios.tcgetattr(stdin)
     ours[tty.CC][termios.VINTR] = b"\0"  # no character interrupts
     termios.tcsetattr(stdin, termios.TCSADRAIN, ours)
     try:
-        yield next_key
+        yield next_keys
     finally:
         termios.tcsetattr(stdin, termios.TCSADRAIN, before)
 
 
-def _next_key_of_windows(seconds: float) -> str:
+#: What terminals send for keys that are no character, as xterm has it (ECMA-48 sequences; with CSI or SS3).
+_SEQUENCES: Final = {
+    **{
+        f"\x1b{mark}{letter}": name
+        for mark in "[O"
+        for letter, name in zip("ABCDHF", "up down right left home end".split(), strict=True)
+    },
+    "\x1b[5~": "page up",
+    "\x1b[6~": "page down",
+    "\x1b[1~": "home",
+    "\x1b[4~": "end",
+    "\x1b[7~": "home",
+    "\x1b[8~": "end",
+    "\r": "enter",
+    "\n": "enter",
+    "\x7f": "backspace",
+    "\b": "backspace",
+    "g": "home",
+    "G": "end",
+    "\x06": "page down",
+    "\x02": "page up",
+}
+_SEQUENCE: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1bO.|.", re.DOTALL)
+
+
+def keys_in(text: str) -> list[str]:
+    """The keys that a terminal tells of: characters as they are, others by name; sequences that mean nothing here are left out."""
+    found = []
+    for pressed in _SEQUENCE.findall(text):
+        if pressed == "\x1b":
+            found.append("escape")
+        elif pressed in _SEQUENCES or len(pressed) == 1:
+            found.append(_SEQUENCES.get(pressed, pressed))
+    return found
+
+
+#: What follows a "\xe0" or "\0" of Windows for keys that are no character.
+_OF_WINDOWS: Final = {
+    "H": "up",
+    "P": "down",
+    "M": "right",
+    "K": "left",
+    "I": "page up",
+    "Q": "page down",
+    "G": "home",
+    "O": "end",
+}
+
+
+def _next_keys_of_windows(seconds: float) -> list[str]:
     import msvcrt
 
     until = time.monotonic() + seconds
     read: Any = msvcrt
     while time.monotonic() < until:
         if read.kbhit():
-            return str(read.getwch())
+            pressed = str(read.getwch())
+            if pressed in ("\0", "\xe0"):
+                return [_OF_WINDOWS.get(str(read.getwch()), "")]
+            return keys_in(pressed)
         time.sleep(0.05)
-    return ""
+    return []

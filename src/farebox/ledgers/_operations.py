@@ -6,7 +6,7 @@ exception, as the contract says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from threading import Lock
 from typing import Any, Final
@@ -167,6 +167,17 @@ class Forget(Operation):
 
     key: str
     is_awaited: bool = False
+
+
+def adjustment(adjust_id: Hashable, accounts: Sequence[Account | str], amounts: Amounts, row: Any) -> Adjust:
+    """`Ledger.adjust`, with those accounts apart of which only the key is given."""
+    return Adjust(
+        adjust_id=str(adjust_id),
+        accounts=unique(one for one in accounts if not isinstance(one, str)),
+        known_keys=tuple(dict.fromkeys(one for one in accounts if isinstance(one, str))),
+        amounts=amounts,
+        row=row,
+    )
 
 
 def unique(accounts: Iterable[Account]) -> tuple[Account, ...]:

@@ -229,7 +229,7 @@ def tally(
     Exact for zones whose offset is whole quarters.  Where `since_seconds` is within a quarter, that quarter is summed from
     its rows: what was pruned of it does not count.
     """
-    group, places, place_of = _places_by(connection, form, by)
+    group, places, place_of = _places_by(connection, form, by, is_asked_once=grain == "ever")
     if grain == "ever":
         spans, arguments = _spans_since(since_seconds, _DAY_SECONDS)
         if places:  # there are fewer places than spans: they are added up before their texts are looked at
@@ -274,7 +274,7 @@ _KNOWS_MATERIALIZED: Final = (3, 35)
 
 
 def _places_by(
-    connection: sqlite3.Connection, form: RowForm, by: Sequence[str] | None
+    connection: sqlite3.Connection, form: RowForm, by: Sequence[str] | None, *, is_asked_once: bool
 ) -> tuple[str, str, Callable[[Any], tuple[Any, int]]]:
     """SQL to group by; the common table `parts` that it is of, "" where none is needed; and a group's place and width."""
     paths = None if by is None or form.parts is None else [form.parts.path(name) for name in by]
@@ -287,7 +287,8 @@ def _places_by(
             return "NULL", "", lambda _: (make((), ()), width)
         # Of more than one path it makes a list as JSON, in which text is as it was, be it half a surrogate pair.
         shown = ", ".join("'{}'".format(str(path).replace("'", "''")) for path in (paths[0], *paths))
-        parts = f"parts AS MATERIALIZED (SELECT id, json_extract(place, {shown}) AS part FROM places)"
+        kept = "" if is_asked_once else "MATERIALIZED "
+        parts = f"parts AS {kept}(SELECT id, json_extract(place, {shown}) AS part FROM places)"
         return "part", parts, lambda part: (make(names, json.loads(part)[1:]), width)
     places = {
         number: (form.load_place(place), width)

@@ -252,10 +252,7 @@ class StoredLedger(Ledger):
         row: Any = None,
     ) -> bool:
         check_amounts(abs(usd_nanos), abs(tokens), abs(calls))
-        amounts = (usd_nanos, tokens, calls)
-        given = op.unique([one for one in accounts if not isinstance(one, str)])
-        keys = tuple(dict.fromkeys(one for one in accounts if isinstance(one, str)))
-        asked = op.Adjust(adjust_id=str(adjust_id), accounts=given, known_keys=keys, amounts=amounts, row=row)
+        asked = op.adjustment(adjust_id, accounts, (usd_nanos, tokens, calls), row)
         self._submit(asked)
         return asked.answer
 
@@ -306,9 +303,8 @@ class StoredLedger(Ledger):
 
     def snapshot(self) -> Snapshot:
         self._queue.catch_up()
-        return Snapshot(
-            rows=list(self._store.rows(None, dearest_first=False)), in_flight=self._store.in_flight(), totals={}
-        )
+        rows = list(self._store.rows(None, dearest_first=False))
+        return Snapshot(rows=rows, in_flight=self._store.in_flight(), totals={})
 
     def in_flight(self) -> list[tuple[Any, Grant]]:
         self._queue.catch_up()
