@@ -655,7 +655,10 @@ def test_no_more_is_asked_of_a_ledger_than_is_needed(monkeypatch: pytest.MonkeyP
         report(by=by, where=where, since=NOON + timedelta(milliseconds=1_500))
         asked.append(ledger.asked)
     since = NOON.timestamp() + 1  # the second that it lies in
-    grains, parts = ("ever", "day", "day", "hour", "hour"), (("model", "operation"), ("operation",), ("model", "operation"), ("operation",), ("operation",))
+    grains, parts = (
+        ("ever", "day", "day", "hour", "hour"),
+        (("model", "operation"), ("operation",), ("model", "operation"), ("operation",), ("operation",)),
+    )
     assert asked == [(since, grain, None, by) for grain, by in zip(grains, parts, strict=True)]
     report(by=["day", "feature"], where={"team": "x"}, tz=BERLIN)
     assert ledger.asked == (None, "day", ZoneInfo(BERLIN), ("feature", "team", "operation"))
