@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Hashable
+from datetime import UTC, date, datetime, timedelta
 from operator import attrgetter
 from typing import Any, Final
 
@@ -73,8 +73,24 @@ _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_\-]+")
 _MICRO: Final = timedelta(microseconds=1)
 _HOUR_SECONDS, _DAY_SECONDS = 3_600, 86_400
 
-# ASCII, so that no store chokes on half a surrogate pair in a tag; and what is no JSON is text: a row is never lost for it.
-_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, default=str).encode
+
+def _encoder() -> Callable[[Any], str]:
+    """JSON in ASCII, so that no store chokes on half a surrogate pair in a tag; what is no JSON is text: no row is lost for it."""
+    encode = json.JSONEncoder(separators=(",", ":"), check_circular=False, default=str).encode
+    probe = (1, None, True, 0.5, "\u00e9", {"a": "b"}, ("c", date.min))
+    try:
+        # `encode` makes this for each text anew, for as much as half a row costs.  It is no public name: another Python may
+        # have another one.
+        parts = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
+            None, str, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True
+        )
+        is_same = "".join(parts(probe, 0)) == encode(probe)
+    except Exception:
+        return encode
+    return (lambda value: "".join(parts(value, 0))) if is_same else encode
+
+
+_encode = _encoder()
 # What `json.loads` comes to for text without space around it: a report may read a hundred thousand places.
 _scan = json.JSONDecoder().raw_decode
 

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import attrs
 
-from farebox.ledgers import Account, Answer, Control, Grant, Need, View
+from farebox.ledgers import Account, Answer, Control, Grant, Need
 from farebox.ledgers._fitting import Amounts
 from farebox.ledgers._views import Glance
 
-NO_VIEWS: Final[Mapping[str, View]] = {}
+NO_VIEWS: Final[Mapping[str, Glance]] = {}
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -50,7 +50,7 @@ class Reserve(Operation):
     call: Any
     answer: Answer | None = None
     is_over: bool = False
-    views: Mapping[str, View] | Mapping[str, Glance] = NO_VIEWS
+    views: Mapping[str, Glance] = NO_VIEWS
 
 
 @attrs.define(eq=False, kw_only=True)

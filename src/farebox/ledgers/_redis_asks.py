@@ -10,17 +10,14 @@ import itertools
 import json
 import logging
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any, Final
 from weakref import WeakKeyDictionary
-
-import attrs
 
 from farebox.errors import LedgerUnavailable
 from farebox.ledgers import (
     NO_LIMIT,
     Account,
-    Balance,
     Control,
     Grant,
     Need,
@@ -35,6 +32,7 @@ from farebox.ledgers import _redis_scripts as scripts
 from farebox.ledgers._book import check_amounts
 from farebox.ledgers._fitting import NOTHING, Amounts, amounts_of, limits_of, shortfall
 from farebox.ledgers._redis_link import Command, Link
+from farebox.ledgers._views import Glance
 
 #: For how many seconds the id of a row, of a charge, and of what a person did is remembered.
 _ROW_ID_SECONDS: Final = 600
@@ -48,8 +46,14 @@ _DAY_SECONDS, _QUARTER_SECONDS = 86_400, 900
 _LONG: Final = 10**15
 #: What the text of an account begins with: its balances, and the number of its holds.
 _BALANCES: Final = struct.Struct("<c9q8x")
+_BALANCES_SIZE: Final = _BALANCES.size
+#: What one script does together: others wait while it runs.
+_GO_TOGETHER: Final = (scripts.END, scripts.RESERVE)
+_MOST_TOGETHER, _MOST_ARGUMENTS = 16, 256
+_MOST_PLACES_KNOWN: Final = 10_000
 _NO_ROW: Final = ("", "", "", "", "")
 
+_tuple = tuple.__new__
 _logger = logging.getLogger("farebox")
 
 
@@ -64,14 +68,39 @@ class Asks:
         self._growths: WeakKeyDictionary[op.Extend, int] = WeakKeyDictionary()
         self._numbers = itertools.count(1)
 
-    def command(self, asked: op.Operation, epoch: str, now: str, owner: str) -> Command:
-        """The call that does `asked`.
+    def calls(
+        self, operations: Sequence[op.Operation], epoch: str, now: str, owner: str
+    ) -> list[tuple[list[op.Operation], Command]]:
+        """The calls that do all, in order, and which each does.  What holds what no ledger keeps gets its error instead."""
+        calls: list[tuple[list[op.Operation], Command]] = []
+        together: list[tuple[op.Operation, scripts.Script, Sequence[Any]]] = []
 
-        Raises:
-            ValueError, TypeError: it holds what no ledger keeps.
-        """
-        script, arguments = self._script_of(asked, owner)
-        return self._link.call(script, epoch, now, *arguments)
+        def call_those_together() -> None:
+            if len(together) == 1:
+                ((asked, script, arguments),) = together
+                calls.append(([asked], self._link.call(script, epoch, now, *arguments)))
+            elif together:
+                parts: list[Any] = []
+                for _, script, arguments in together:
+                    parts += (len(arguments), script.name, *arguments)
+                calls.append(([one[0] for one in together], self._link.call(scripts.SEVERAL, epoch, now, *parts)))
+            together.clear()
+
+        for asked in operations:
+            try:
+                script, arguments = self._script_of(asked, owner)
+            except Exception as error:  # the others can be written down
+                asked.error = error
+                continue
+            if len(together) == _MOST_TOGETHER:
+                call_those_together()
+            if script in _GO_TOGETHER and len(arguments) <= _MOST_ARGUMENTS:
+                together.append((asked, script, arguments))
+            else:
+                call_those_together()
+                calls.append(([asked], self._link.call(script, epoch, now, *arguments)))
+        call_those_together()
+        return calls
 
     def _script_of(self, asked: op.Operation, owner: str) -> tuple[scripts.Script, Sequence[Any]]:
         match asked:
@@ -133,15 +162,23 @@ class Asks:
             began = starts_at
             if span == "second":
                 span, starts_at = "quarter", starts_at // _QUARTER_SECONDS * _QUARTER_SECONDS
-            field = f"{span}|{starts_at}|{self._form.dump_place(place)}"
+            field = f"{span}|{starts_at}|{_place_text(self._form.dump_place, place)}"
             text = self._form.dump(row).encode()
             return text, began, starts_at // _DAY_SECONDS, field.encode(), packed(sums)
         except Exception as error:
             _logger.error("ledger %s keeps no row of a call: %s", self._shown, type(error).__name__)
             return _NO_ROW
 
-    def answer(self, asked: op.Operation, reply: Any) -> None:
-        """Answer `asked` as its script did."""
+    def answer(self, those: Sequence[op.Operation], reply: Any) -> None:
+        """Answer those that a call did as its script has."""
+        if len(those) == 1 or isinstance(reply, Exception):
+            for asked in those:
+                self._answer(asked, reply)
+        else:
+            for asked, own in zip(those, reply[2:], strict=True):
+                self._answer(asked, own)
+
+    def _answer(self, asked: op.Operation, reply: Any) -> None:
         if isinstance(reply, Exception):
             asked.error = ValueError(f"ledger {self._shown} refuses what it was given: {reply}")
             return
@@ -154,8 +191,8 @@ class Asks:
             case op.Extend() if status == b"short":
                 _, *own = grant_of(reply[2])
                 more = (asked.usd_nanos, asked.tokens, 0)
-                views = _views(asked.accounts, reply[3:])
-                asked.answer = _explain(asked.accounts, views, asked.forced, more, more, (own[0], own[1], own[2]))
+                seen = _glances(asked.accounts, reply[3:])
+                asked.answer = _explain(asked.accounts, seen, asked.forced, more, more, (own[0], own[1], own[2]))
             case op.Extend() if status == b"error":
                 asked.error = ValueError(reply[2].decode())
             case op.Adjust() | op.SayControl() | op.TopUp() | op.Reset():
@@ -165,11 +202,11 @@ class Asks:
         if status == b"held":
             asked.answer = grant_of(reply[2])
             asked.is_over = reply[3] == b"1"
-            asked.views = _views(asked.accounts, reply[4:])
+            asked.views = _glances(asked.accounts, reply[4:])
         elif status == b"short":
-            asked.views = _views(asked.accounts, reply[2:])
+            asked.views = seen = _glances(asked.accounts, reply[2:])
             least, floor = (amounts_of(asked.need, cap) for cap in (asked.need.least_cap, asked.need.floor_cap))
-            asked.answer = _explain(asked.accounts, asked.views, asked.forced, least, floor)
+            asked.answer = _explain(asked.accounts, seen, asked.forced, least, floor)
         elif status == b"closed":
             asked.error = WindowClosed(float(reply[1]))
         elif status == b"refused":
@@ -180,9 +217,16 @@ class Asks:
             asked.error = ValueError(reply[2].decode())
 
 
+@functools.lru_cache(maxsize=_MOST_PLACES_KNOWN)
+def _place_text(dump_place: Callable[[Hashable], str], place: Hashable) -> str:
+    return dump_place(place)
+
+
 def number_list(numbers: Sequence[int]) -> str:
     """Whole numbers as JSON, those in quotes that a script's own numbers do not hold exactly."""
     if not numbers or (max(numbers) < _LONG and min(numbers) > -_LONG):
+        if len(numbers) == 3:
+            return f"[{numbers[0]},{numbers[1]},{numbers[2]}]"
         return "[" + ",".join(map(str, numbers)) + "]"
     return "[" + ",".join(f'"{number}"' if abs(number) >= _LONG else str(number) for number in numbers) + "]"
 
@@ -208,13 +252,18 @@ def unpacked(packed: bytes) -> Sequence[int]:
 
 
 def grant_of(text: bytes) -> Grant:
-    return Grant(*numbers_of(text))
+    try:
+        return _tuple(Grant, map(int, text[1:-1].split(b",")))
+    except ValueError:  # long ones stand in quotes
+        return Grant(*numbers_of(text))
 
 
 def _needed(need: Need) -> tuple[str, bytes | str]:
     """Cap and amounts of a need as JSON, and what there is to choose from; '' where that is nothing."""
     if not need.share and need.least_cap == need.want_cap:
         amounts = amounts_of(need, need.want_cap)
+        if min(amounts) >= 0 and max(amounts) < _LONG and need.want_cap < _LONG:
+            return f"[{need.want_cap},{amounts[0]},{amounts[1]},{amounts[2]}]", ""
         # Of larger ones the script says, where nobody was killed, that no account can hold them.
         held = [min(amount, NO_LIMIT + 1) for amount in amounts]
         check_amounts(*(min(amount, NO_LIMIT) for amount in held))
@@ -234,10 +283,17 @@ def _needed(need: Need) -> tuple[str, bytes | str]:
 
 def _accounts(accounts: Sequence[Account], forced: Collection[str] = ()) -> list[Any]:
     """How many accounts, and then three arguments of each."""
+    if not forced and isinstance(accounts, tuple):
+        return _plain_accounts(accounts)
     arguments: list[Any] = [len(accounts)]
     for account in accounts:
         arguments += (account.key, _terms(account), "1" if account.key in forced else "")
     return arguments
+
+
+@functools.lru_cache(maxsize=4_096)  # by identity, as below
+def _plain_accounts(accounts: tuple[Account, ...]) -> list[Any]:
+    return _accounts(list(accounts))
 
 
 def account_arguments(account: Account) -> tuple[str, str, str]:
@@ -268,42 +324,49 @@ def control_of(text: bytes) -> Control:
     return Control(limit_usd_nanos=usd, limit_tokens=tokens, limit_calls=calls, is_killed=is_killed)
 
 
-def view_of(own_limits: Sequence[int], text: bytes) -> View:
+def view_of(own_limits: Amounts, text: bytes) -> View:
     """The view that a text of an answer says of an account with these limits of its own."""
-    length = _BALANCES.size if text[:1] == b"p" else text.index(b"]") + 1
-    balance = Balance(*(_BALANCES.unpack_from(text)[1:] if text[:1] == b"p" else numbers_of(text[:length])[:9]))
+    return _glance_of(own_limits, text).view()
+
+
+def _glance_of(own_limits: Amounts, text: bytes) -> Glance:
+    is_packed = text[:1] == b"p"
+    if is_packed and len(text) == _BALANCES_SIZE:
+        return _tuple(Glance, (_BALANCES.unpack(text)[1:], own_limits, False))
+    length = _BALANCES.size if is_packed else text.index(b"]") + 1
+    numbers = _BALANCES.unpack_from(text)[1:] if is_packed else tuple(numbers_of(text[:length])[:9])
     if text[length : length + 1] != b"\n":
-        return View(balance, own_limits[0], own_limits[1], own_limits[2])
+        return Glance(numbers, own_limits, False)
     limits, killed = text[length + 1 :].split(b"\n")
     usd, tokens, calls = (NO_LIMIT if limit == -1 else limit for limit in numbers_of(limits))
-    return View(balance, usd, tokens, calls, killed == b"1")
+    return Glance(numbers, (usd, tokens, calls), killed == b"1")
 
 
-def _views(accounts: Sequence[Account], texts: Sequence[bytes]) -> dict[str, View]:
-    return {account.key: view_of(limits_of(account), text) for account, text in zip(accounts, texts, strict=True)}
+def _glances(accounts: Sequence[Account], texts: Sequence[bytes]) -> dict[str, Glance]:
+    return {account.key: _glance_of(limits_of(account), text) for account, text in zip(accounts, texts, strict=True)}
 
 
-def limits_in(terms: bytes) -> list[int]:
+def limits_in(terms: bytes) -> Amounts:
     """The limits in the terms of an account."""
-    return [NO_LIMIT if limit == -1 else int(limit) for limit in json.loads(terms)[:3]]
+    usd, tokens, calls = (NO_LIMIT if limit == -1 else int(limit) for limit in json.loads(terms)[:3])
+    return usd, tokens, calls
 
 
 def _explain(
     accounts: Sequence[Account],
-    views: dict[str, View],
+    seen: Mapping[str, Glance],
     forced: Collection[str],
     least: Amounts,
     floor: Amounts,
     own: Amounts = NOTHING,
 ) -> Shortfall:
     """Who was short, from what the accounts held when they refused."""
-    killed = next((account for account in accounts if views[account.key].is_killed), None)
+    killed = next((account for account in accounts if seen[account.key].is_killed), None)
     if killed is not None:
-        view = views[killed.key]
-        spent, reserved = view.balance.spent_usd_nanos, view.balance.reserved_usd_nanos
-        return Shortfall(killed, "usd", view.limit_usd_nanos, spent, reserved, least[0], "exhausted", is_killed=True)
-    balances = {key: attrs.astuple(view.balance) for key, view in views.items()}
-    in_force = {key: (view.limit_usd_nanos, view.limit_tokens, view.limit_calls) for key, view in views.items()}
+        (spent, reserved, *_), limits, _ = seen[killed.key]
+        return Shortfall(killed, "usd", limits[0], spent, reserved, least[0], "exhausted", is_killed=True)
+    balances = {key: glance.numbers for key, glance in seen.items()}
+    in_force = {key: glance.limits for key, glance in seen.items()}
     exempt = [account for account in accounts if account.key in forced]
     short = shortfall(balances, accounts, exempt, least, floor, own, in_force)
     assert short is not None, "a script refused what fits"

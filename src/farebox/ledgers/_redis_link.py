@@ -168,17 +168,20 @@ class Link:
             self._load()
             replies = self._exchange(commands)
         for reply in replies:
-            if isinstance(reply, failures.ResponseError):
-                if not _is_of_one_command(reply):
-                    raise self._refused(reply)
-            elif isinstance(reply, list) and reply and reply[0] == b"lost":
-                raise LedgerLost(
-                    f"ledger {self._address.shown} is not the one this process has worked with: it was emptied or replaced; "
-                    "what was spent is not known, and nothing is sent until it is opened again with configure(ledger=...)"
-                )
+            if type(reply) is list:
+                if reply and reply[0] == b"lost":
+                    raise self._lost()
+            elif isinstance(reply, failures.ResponseError) and not _is_of_one_command(reply):
+                raise self._refused(reply)
         if replies and commands[0][0] == b"EVALSHA" and isinstance(replies[0], list):
             self.skew_seconds = float(replies[0][1]) - time.time()
         return replies
+
+    def _lost(self) -> LedgerLost:
+        return LedgerLost(
+            f"ledger {self._address.shown} is not the one this process has worked with: it was emptied or replaced; "
+            "what was spent is not known, and nothing is sent until it is opened again with configure(ledger=...)"
+        )
 
     def run_one(self, command: Command) -> Any:
         """The answer to one command.

@@ -41,9 +41,19 @@ _HOLDS: Final = ("fence", "holds")
 
 OPEN: Final = _script("open")
 ALIVE: Final = _script("alive", "fence")
-RESERVE: Final = _script("reserve", "fence", "plain", "caps_plain", "reserve_plain", *_GENERAL, "caps", "holds")
+RESERVE: Final = _script(
+    *("reserve", "fence", "plain", "caps_plain", "reserve_plain", "reserve_first"),
+    *(*_GENERAL, "caps", "holds", "reserve_general"),
+)
 EXTEND: Final = _script("extend", *_ACCOUNTS, "holds")
-END: Final = _script("end", "fence", "plain", "rows_plain", "end_plain", *_GENERAL, "holds", "rows")
+END: Final = _script(
+    *("end", "fence", "plain", "rows_plain", "end_plain", "end_first"), *(*_GENERAL, "holds", "rows", "end_general")
+)
+#: Ends and reserves that are asked together: what they do to one account is written once.
+SEVERAL: Final = _script(
+    *("several", "fence", "plain", "rows_plain", "end_plain", "caps_plain", "reserve_plain", "several_plain"),
+    *(*_GENERAL, "caps", "holds", "rows", "end_general", "reserve_general"),
+)
 CHARGE: Final = _script("charge", "fence", "plain", "rows_plain", *_GENERAL, "holds", "rows")
 SAY: Final = _script("say", *_ACCOUNTS)
 ADD_ROW: Final = _script("add_row", "fence", "plain", "rows_plain", "numbers", "rows")

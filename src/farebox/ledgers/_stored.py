@@ -40,7 +40,7 @@ from farebox.ledgers._keeper import Keeper
 from farebox.ledgers._local_line import Hold, LocalLine, Waiter
 from farebox.ledgers._queue import Queue
 from farebox.ledgers._store import Store
-from farebox.ledgers._views import Views
+from farebox.ledgers._views import Glance, Views
 from farebox.ledgers._waiting import is_contended
 
 #: How long what was settled may wait for company before it is written, in seconds.
@@ -262,7 +262,7 @@ class StoredLedger(Ledger):
     def view(self, account: Account) -> View:
         self._queue.catch_up()
         view = self._store.view(account)
-        self._views.see({account.key: view})
+        self._views.see({account.key: Glance.of(view)})
         return view
 
     def last_view(self, account: Account) -> View | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
@@ -11,7 +14,9 @@ from farebox.ledgers import Account, Balance, Grant, View
 from farebox.ledgers._fitting import Amounts
 
 _MOST_SEEN: Final = 10_000
-_tuple = tuple.__new__
+#: What was settled, and is not added up yet.
+_MOST_SETTLED: Final = 64
+_Settled = tuple[int, Iterable[Account], Grant, Amounts]
 
 
 class Glance(NamedTuple):
@@ -35,15 +40,30 @@ class Glance(NamedTuple):
         return View(Balance(*self.numbers[:9]), *self.limits, self.is_killed)
 
 
+#: As if seen after everything.
+_NEVER: Final[tuple[int, Mapping[str, Glance]]] = (sys.maxsize, {})
+
+
 class Views(Mapping[str, View]):
-    """Accounts as last seen, by key; beyond the bound those that were seen first are forgotten first."""
+    """Accounts as last seen, by key; beyond the bound those that were seen first are forgotten first.
+
+    Many are seen and few are looked at, so what was settled since is added up for those.
+    """
 
     def __init__(self) -> None:
-        self._seen: dict[str, View | Glance] = {}
+        #: With the number of when it was seen, and among what.
+        self._seen: dict[str, tuple[int, Mapping[str, Glance]]] = {}
+        #: What this process has settled lately, with the number of when.
+        self._settled: deque[_Settled] = deque()
+        self._numbers = itertools.count()
 
     def __getitem__(self, key: str) -> View:
-        seen = self._seen[key]
-        return seen.view() if isinstance(seen, Glance) else seen
+        at, among = self._seen[key]
+        glance = among[key]
+        for number, accounts, grant, amounts in tuple(self._settled):
+            if number > at and any(account.key == key for account in accounts):
+                glance = _after(glance, grant, amounts)
+        return glance.view()
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self._seen))
@@ -51,26 +71,34 @@ class Views(Mapping[str, View]):
     def __len__(self) -> int:
         return len(self._seen)
 
-    def see(self, views: Mapping[str, View] | Mapping[str, Glance]) -> None:
+    def see(self, glances: Mapping[str, Glance]) -> None:
         """Take note of how accounts are now."""
         seen = self._seen
-        seen.update(views)
+        seen.update(dict.fromkeys(glances, (next(self._numbers), glances)))
         while len(seen) > _MOST_SEEN:
             seen.pop(next(iter(seen)), None)
 
     def settle(self, accounts: Iterable[Account], grant: Grant, amounts: Amounts) -> None:
         """Take note of a hold that this process has settled, which the store will be told."""
-        _, held_usd, held_tokens, held_calls = grant
-        usd, tokens, calls = amounts
+        self._settled.append((next(self._numbers), accounts, grant, amounts))
+        if len(self._settled) <= _MOST_SETTLED:
+            return
+        number, accounts, grant, amounts = self._settled.popleft()
         for account in accounts:
             key = account.key
-            seen = self._seen.get(key)
-            if seen is None:
-                continue
-            numbers, limits, is_killed = seen if isinstance(seen, Glance) else Glance.of(seen)
-            su, ru, du, st, rt, dt, sc, rc, dc = numbers[:9]
-            ru, rt, rc = ru - held_usd, rt - held_tokens, rc - held_calls
-            if ru < 0 or rt < 0 or rc < 0:
-                ru, rt, rc = max(0, ru), max(0, rt), max(0, rc)
-            now = (su + usd, ru, du, st + tokens, rt, dt, sc + calls, rc, dc)
-            self._seen[key] = _tuple(Glance, (now, limits, is_killed))
+            at, among = self._seen.get(key, _NEVER)
+            if at < number:  # else it was seen since, as mostly
+                self._seen[key] = (number, {key: _after(among[key], grant, amounts)})
+
+
+def _after(glance: Glance, grant: Grant, amounts: Amounts) -> Glance:
+    """The account once a hold of it was settled."""
+    _, held_usd, held_tokens, held_calls = grant
+    usd, tokens, calls = amounts
+    su, ru, du, st, rt, dt, sc, rc, dc = glance.numbers[:9]
+    numbers = (
+        *(su + usd, max(0, ru - held_usd), du),
+        *(st + tokens, max(0, rt - held_tokens), dt),
+        *(sc + calls, max(0, rc - held_calls), dc),
+    )
+    return Glance(numbers, glance.limits, glance.is_killed)

@@ -49,6 +49,8 @@ from farebox.ledgers._stored import StoredLedger
 #: Holds, and accounts, looked at in one script: others wait while it runs.
 _PAGE: Final = 500
 _DUE_AT_ONCE: Final = 64
+#: What replicas must have, where they are waited for.
+_MUST_BE_KEPT: Final = (op.Reserve, op.Extend, op.Charge)
 
 _logger = logging.getLogger("farebox")
 
@@ -129,19 +131,12 @@ class RedisStore(Store):
 
     def _apply_at_once(self, operations: Sequence[op.Operation]) -> None:
         """In one round trip."""
-        now = self._now_text()
-        sent, commands = [], []
-        for operation in operations:
-            try:
-                commands.append(self._asks.command(operation, self._epoch, now, self._owner))
-            except Exception as error:  # what was asked can't be written down: the others can
-                operation.error = error
-            else:
-                sent.append(operation)
-        if not commands:
+        calls = self._asks.calls(operations, self._epoch, self._now_text(), self._owner)
+        if not calls:
             return
+        commands = [command for _, command in calls]
         replicas = self._address.replicas
-        must_wait = replicas > 0 and any(isinstance(one, (op.Reserve, op.Extend, op.Charge)) for one in sent)
+        must_wait = replicas > 0 and any(isinstance(one, _MUST_BE_KEPT) for one in operations)
         if must_wait:
             commands.append(("WAIT", replicas, int(self._address.timeout_seconds * 800)))
         replies = self._link.run(commands)
@@ -150,8 +145,8 @@ class RedisStore(Store):
                 f"ledger {self.shown} has {replies[-1]} replicas that wrote down what was reserved, and wait={replicas} asks "
                 "for more; nothing was sent"
             )
-        for operation, reply in zip(sent, replies, strict=False):
-            self._asks.answer(operation, reply)
+        for (those, _), reply in zip(calls, replies, strict=False):
+            self._asks.answer(those, reply)
 
     def _expire(self, asked: op.Expire) -> int:
         """End what is due, a page at a time, until nothing more is."""

@@ -78,8 +78,8 @@ local function read_numbers(accounts)
   end
 end
 
--- The accounts that are described from ARGV[first] on, three arguments each: key, terms, and '1' where it may not refuse.
-local function load_accounts(first, count)
+-- The accounts that are described from ARGV[first] of a script on, three arguments each: key, terms, and '1' where it may not refuse.
+local function load_accounts(ARGV, first, count)
   local accounts = {}
   for n = 1, count do
     local at = first + (n - 1) * 3

@@ -1,6 +1,6 @@
 -- The output cap to grant, as pick_cap, and the usd and tokens it takes; or that somebody is short; or nothing where what
 -- there is to choose is not plain.  ARGV: as in reserve.
-local function pick_plainly(calls)
+local function pick_plainly(ARGV, calls)
   if string.byte(ARGV[8]) ~= PACKED then return nil end
   local fixed_usd, fixed_tokens, rate_usd, rate_tokens, least_usd, least_tokens, floor_usd, floor_tokens, _, _, most_bought,
     floor_cap, want_cap, most_cap, share = struct.unpack('<' .. string.rep('i8', 15), ARGV[8], 2)
@@ -21,7 +21,7 @@ local function pick_plainly(calls)
 
   for at = 10, 7 + 3 * ARGV[9], 3 do
     if ARGV[at + 2] ~= '1' then
-      local text = redis.call('HGET', prefix .. 'a:' .. ARGV[at], 'now')
+      local text = read_account(ARGV[at])
       local limit_usd, limit_tokens, limit_calls = string.match(ARGV[at + 1], LIMITS)
       if not text or string.byte(text) ~= PACKED or not limit_usd then return nil end
       local _, spent_usd, reserved_usd, _, spent_tokens, reserved_tokens, _, spent_calls, reserved_calls =

@@ -1,10 +1,10 @@
 -- ARGV: 3 the key it is remembered under, 4 for how many seconds, 5 amounts, 6-10 its row, 11 how many accounts follow.
 -- Amounts may be negative: it is an adjustment then.  Accounts without terms, '', are passed over where they are unknown.
 local amounts = read_list(ARGV[5])
-local row = row_at(6)
+local row = row_at(ARGV, 6)
 local remembered = prefix .. ARGV[3]
 if redis.call('EXISTS', remembered) == 1 then return {'no', now_text} end
-local accounts = load_accounts(12, tonumber(ARGV[11]))
+local accounts = load_accounts(ARGV, 12, tonumber(ARGV[11]))
 widen(amounts)
 for n, account in ipairs(accounts) do
   if account.exists or ARGV[10 + 3 * n] ~= '' then

@@ -1,5 +1,5 @@
 -- ARGV: as in end.
-local function end_plainly()
+local function end_plainly(ARGV)
   local becomes, hold_key = ARGV[4], prefix .. 'h:' .. ARGV[3]
   if becomes == 'expired' then return nil end
   local text = redis.call('GET', hold_key)
@@ -8,10 +8,10 @@ local function end_plainly()
   local held_usd, held_tokens, held_calls = string.match(hold[2], '^%[%d+,(%d+),(%d+),(%d+)%]$')
   local usd, tokens, calls = string.match(ARGV[5], '^%[(%d+),(%d+),(%d+)%]$')
   if hold[1] ~= 'held' or hold[6] ~= '' or not held_usd or not usd then return nil end
-  local day_key, is_first_of_field, sums
+  local day_key, place, is_first_of_field, sums
   if ARGV[8] ~= '' then
-    day_key = prefix .. 'day:' .. ARGV[8]
-    local before = redis.call('HGET', day_key, ARGV[9])
+    day_key, place = prefix .. 'day:' .. ARGV[8], ARGV[8] .. '|' .. ARGV[9]
+    local before = known_sums[place] or redis.call('HGET', day_key, ARGV[9])
     is_first_of_field, sums = not before, plain_sums(before, ARGV[10])
     if not sums then return nil end
   end
@@ -19,7 +19,7 @@ local function end_plainly()
   local more_usd, more_tokens, more_calls = usd - held_usd, tokens - held_tokens, calls - held_calls
   local texts = {}
   for n = 8, #hold do
-    local text = redis.call('HGET', prefix .. 'a:' .. hold[n], 'now')
+    local text = read_account(hold[n])
     if not text or string.byte(text) ~= PACKED then return nil end
     local _, spent_usd, reserved_usd, debt_usd, spent_tokens, reserved_tokens, debt_tokens, spent_calls, reserved_calls,
       debt_calls, holds, more, at = struct.unpack(BALANCES, text)
@@ -42,7 +42,7 @@ local function end_plainly()
       spent_calls, reserved_calls, debt_calls, holds, more) .. string.sub(text, at)
   end
 
-  for n = 8, #hold do redis.call('HSET', prefix .. 'a:' .. hold[n], 'now', texts[n]) end
+  for n = 8, #hold do write_account(hold[n], texts[n]) end
   if hold[4] == '+inf' then
     redis.call('SREM', prefix .. 'o:' .. hold[3], ARGV[3])
   else
@@ -50,12 +50,9 @@ local function end_plainly()
   end
   if sums then
     if is_first_of_field then redis.call('ZADD', prefix .. 'days', ARGV[8], ARGV[8]) end
-    redis.call('HSET', day_key, ARGV[9], sums)
+    known_sums[place], changed_sums[place] = sums, {day_key, ARGV[9]}
     write_row(ARGV[6], ARGV[7], ARGV[10])
   end
   redis.call('SET', hold_key, cmsgpack.pack(becomes, hold[2], '', '', '', '', ''), 'EX', 600)
   return {'yes', now_text}
 end
-
-local answer = end_plainly()
-if answer then return answer end

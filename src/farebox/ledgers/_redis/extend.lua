@@ -4,7 +4,7 @@ local hold = load_hold(ARGV[3])
 if not hold or hold.state ~= 'held' then return {'none', now_text} end
 if hold.growths[ARGV[4]] then return {'held', now_text, hold.grant} end
 local held = read_list(hold.grant)
-local accounts = load_accounts(7, tonumber(ARGV[6]))
+local accounts = load_accounts(ARGV, 7, tonumber(ARGV[6]))
 widen(more)
 widen(held)
 if is_short(accounts, more, more) then

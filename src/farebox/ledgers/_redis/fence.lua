@@ -4,9 +4,10 @@ local prefix = string.sub(KEYS[1], 1, -5)
 if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
   return {'lost', '0'}
 end
-local now_text = ARGV[2]
+local now_text, serial = ARGV[2], nil
 if now_text == '' then
   local time = redis.call('TIME')
   now_text = time[1] .. '.' .. string.format('%06d', tonumber(time[2]))
+  serial = time[1] * 1000000 + time[2]
 end
 local now = tonumber(now_text)

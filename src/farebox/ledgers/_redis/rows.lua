@@ -2,7 +2,7 @@
 
 -- The row that is described from ARGV[first] on: its text, when it began, the day and field its sums belong to, and the
 -- sums.  nil where there is none: its day is ''.
-local function row_at(first)
+local function row_at(ARGV, first)
   if ARGV[first + 2] == '' then return nil end
   local was_wide = is_wide
   read_packed(ARGV[first + 4])

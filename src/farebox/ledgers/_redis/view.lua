@@ -1,2 +1,2 @@
 -- ARGV: 3 on one account.
-return add_views({'yes', now_text}, load_accounts(3, 1))
+return add_views({'yes', now_text}, load_accounts(ARGV, 3, 1))

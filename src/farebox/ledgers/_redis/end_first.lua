@@ -1,0 +1,5 @@
+local answer = end_plainly(ARGV)
+if answer then
+  write_down()
+  return answer
+end
