@@ -4,7 +4,8 @@
 
 A pair is a reserve, in three accounts, and its settle with a row: one account is shared by all, one is of the process and one
 of the thread.  A settle is queued, as always; a pair counts once it is written, so what is queued in the end is flushed
-inside the time.  Beside it stands what the machine does at most: how often its disk takes a write, and its Redis answers.
+inside the time.  Beside it stands what the machine does at most: how often its disk takes a write, and its Redis answers;
+and below it, for each store, the least that any program must do for the same promise (`least`).
 
 No figure here passes or fails.  `--write` puts the tables into docs/explanation/ledger-figures.md.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import hashlib
 import itertools
 import multiprocessing
 import os
@@ -30,6 +32,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+try:
+    import fcntl
+except ImportError:  # Windows: no bare transactions
+    fcntl = None  # type: ignore[assignment]
+
 from _pages import surroundings, table, write
 
 from farebox._call import Call, Usage
@@ -41,6 +48,8 @@ STORES: Final = ("memory", "sqlite FULL", "sqlite NORMAL", "redis")
 #: Processes, and threads of each.
 CREWS: Final = ((1, 1), (1, 2), (1, 4), (1, 8), (2, 1), (4, 1), (4, 8))
 _WARM_UP: Final = 50
+#: About what a pair says to Redis, and is answered.
+_ASKED_BYTES, _ANSWER_BYTES = 1_500, 400
 _SERVERS: Final = ("redis-server", "valkey-server")
 _START_SECONDS: Final = 10.0
 _LONGEST_START_SECONDS: Final = 60.0
@@ -124,10 +133,9 @@ def work(url: str, process: int, threads: int, seconds: float, start: Any, resul
 
 
 class Rate(NamedTuple):
-    """Pairs a second, and µs a reserve takes."""
+    """Pairs a second, µs a reserve takes, and µs of CPU a pair takes, of the server's too."""
 
-    processes: int
-    threads: int
+    crew: str
     pairs: float
     p50: float
     p99: float
@@ -135,8 +143,15 @@ class Rate(NamedTuple):
     cpu: float
 
     def cells(self) -> list[str]:
-        crew = f"{self.processes} × {self.threads}"
-        return [crew, *(f"{number:,.0f}" for number in (self.pairs, self.p50, self.p99, self.most, self.cpu))]
+        return [self.crew, *(f"{number:,.0f}" for number in self[1:])]
+
+
+def _rate(crew: str, works: Sequence[Work], server_seconds: float) -> Rate:
+    micros = sorted(itertools.chain.from_iterable(one.micros for one in works))
+    taken = max(one.ended for one in works) - min(one.began for one in works)
+    p50, p99 = micros[len(micros) // 2], micros[len(micros) * 99 // 100]
+    cpu = (sum(one.cpu for one in works) + server_seconds) / len(micros) * 1e6
+    return Rate(crew, len(micros) / taken, p50, p99, micros[-1], cpu)
 
 
 def rate(url: str, processes: int, threads: int, seconds: float, server_cpu: Callable[[], float]) -> Rate:
@@ -149,16 +164,12 @@ def rate(url: str, processes: int, threads: int, seconds: float, server_cpu: Cal
     ]
     for one in crew:
         one.start()
-    taken_by_server = -server_cpu()
+    before = server_cpu()
     works = [results.get(timeout=seconds + _LONGEST_START_SECONDS) for _ in crew]
-    taken_by_server += server_cpu()
+    taken = server_cpu() - before
     for one in crew:
         one.join()
-    micros = sorted(itertools.chain.from_iterable(one.micros for one in works))
-    taken = max(one.ended for one in works) - min(one.began for one in works)
-    p50, p99 = micros[len(micros) // 2], micros[len(micros) * 99 // 100]
-    cpu = (sum(one.cpu for one in works) + taken_by_server) / len(micros) * 1e6
-    return Rate(processes, threads, len(micros) / taken, p50, p99, micros[-1], cpu)
+    return _rate(f"{processes} × {threads}", works, taken)
 
 
 # ── stores ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -249,6 +260,19 @@ def syncs(folder: Path, seconds: float) -> float:
         os.close(fd)
 
 
+def together(processes: int, work: Callable[..., None], *given: Any) -> list[Any]:
+    """What so many processes at once put into their results."""
+    context = multiprocessing.get_context("spawn")
+    start, results = context.Barrier(processes, timeout=_LONGEST_START_SECONDS), context.Queue()
+    crew = [context.Process(target=work, args=(*given, start, results)) for _ in range(processes)]
+    for one in crew:
+        one.start()
+    found = [results.get(timeout=_LONGEST_START_SECONDS) for _ in crew]
+    for one in crew:
+        one.join()
+    return found
+
+
 def ping(port: int, seconds: float, start: Any, results: Any) -> None:
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -261,17 +285,79 @@ def ping(port: int, seconds: float, start: Any, results: Any) -> None:
         results.put(count / (time.monotonic() - began))
 
 
-def pings(port: int, clients: int, seconds: float) -> float:
-    """Round trips a second of a command that does nothing, of so many processes at once."""
-    context = multiprocessing.get_context("spawn")
-    start, results = context.Barrier(clients, timeout=_LONGEST_START_SECONDS), context.Queue()
-    crew = [context.Process(target=ping, args=(port, seconds, start, results)) for _ in range(clients)]
-    for one in crew:
-        one.start()
-    found: float = sum(results.get(timeout=seconds + _LONGEST_START_SECONDS) for _ in crew)
-    for one in crew:
-        one.join()
-    return found
+# ── the least ────────────────────────────────────────────────────────────────────────────────────────────────────
+# What any program must do that keeps the same promise here, and nothing else: no accounts, no limits, no rows, no sums.
+
+
+def bare_transactions(path: str, pages: int, pairs: int, seconds: float, start: Any, results: Any) -> None:
+    """Transactions of so many pages, one process at a time, each of them on the disk before the next of its process."""
+    turn = os.open(f"{path}-turn", os.O_RDWR | os.O_CREAT)
+    fcntl.lockf(turn, fcntl.LOCK_EX)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("CREATE TABLE IF NOT EXISTS pages (number INTEGER PRIMARY KEY, page BLOB)")
+    fcntl.lockf(turn, fcntl.LOCK_UN)
+    written = os.urandom(4_096 * (pages - 1) - 100)  # the last page is that of the table
+    number = os.getpid() * 1_000_000
+
+    def transaction() -> None:
+        fcntl.lockf(turn, fcntl.LOCK_EX)
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("INSERT INTO pages VALUES (?, ?)", (number, written))
+        connection.execute("COMMIT")
+        fcntl.lockf(turn, fcntl.LOCK_UN)
+        os.fdatasync(log)
+
+    fcntl.lockf(turn, fcntl.LOCK_EX)
+    connection.execute("INSERT INTO pages VALUES (?, ?)", (number, written))
+    fcntl.lockf(turn, fcntl.LOCK_UN)
+    log, micros = os.open(f"{path}-wal", os.O_RDWR), array("d")
+    start.wait()
+    began, cpu = time.monotonic(), time.process_time()
+    while time.monotonic() - began < seconds:
+        number += 1
+        before = time.perf_counter()
+        transaction()
+        micros.extend([(time.perf_counter() - before) * 1e6] * pairs)
+    results.put(Work(began, time.monotonic(), time.process_time() - cpu, micros))
+
+
+def bare_scripts(port: int, seconds: float, start: Any, results: Any) -> None:
+    """Round trips of a script that does nothing with as much as a pair says, and answers as much as a pair is answered."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        text = b"return {ARGV[1]}"
+        name = hashlib.sha1(text, usedforsecurity=False).hexdigest().encode()
+        parts = (b"EVALSHA", name, b"0", b"x" * _ANSWER_BYTES, *(b"x" * 40,) * (_ASKED_BYTES // 40))
+        asked = b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
+        connection.sendall(b"*3\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n$%d\r\n%s\r\n" % (len(text), text))
+        connection.recv(1_024)
+        micros = array("d")
+        start.wait()
+        began, cpu = time.monotonic(), time.process_time()
+        while time.monotonic() - began < seconds:
+            before = time.perf_counter()
+            connection.sendall(asked)
+            left = len(b"*1\r\n$%d\r\n\r\n" % _ANSWER_BYTES) + _ANSWER_BYTES
+            while left:
+                left -= len(connection.recv(65_536))
+            micros.append((time.perf_counter() - before) * 1e6)
+        results.put(Work(began, time.monotonic(), time.process_time() - cpu, micros))
+
+
+def least(store: str, folder: Path, port: int | None, seconds: float) -> Iterator[list[str]]:
+    """Lines of the table of `store`, beside which its own are to be read."""
+    for processes in (1, 4):
+        before = server_cpu(port)
+        if store == "redis":
+            works = together(processes, bare_scripts, port, seconds)
+            yield _rate(f"bare scripts, {processes} × 1", works, server_cpu(port) - before).cells()
+        elif store == "sqlite FULL" and fcntl is not None and hasattr(os, "fdatasync"):
+            for pairs, pages in ((1, 8), (8, 12)):
+                path = f"{folder}/bare-{time.monotonic_ns()}"
+                works = together(processes, bare_transactions, path, pages, pairs, seconds)
+                yield _rate(f"bare transactions of {pairs}, {processes} × 1", works, 0.0).cells()
 
 
 # ── the run ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -288,7 +374,7 @@ def measured(stores: Sequence[str], seconds: float, folder: Path) -> Iterator[st
         rows = [["4 kB written and synced, one after the other", f"{syncs(folder, min(1.0, seconds)):,.0f}"]]
         if port is not None:
             rows += [
-                [f"Redis PING, {n} process{'es' * (n > 1)}", f"{pings(port, n, min(1.0, seconds)):,.0f}"]
+                [f"Redis PING, {n} process{'es' * (n > 1)}", f"{sum(together(n, ping, port, min(1.0, seconds))):,.0f}"]
                 for n in (1, 4)
             ]
         yield from table(["what the machine does", "a second"], rows)
@@ -300,7 +386,8 @@ def measured(stores: Sequence[str], seconds: float, folder: Path) -> Iterator[st
             head = ["processes × threads", "pairs/s", "reserve p50, µs", "p99", "most", "CPU of a pair, µs"]
             taken = partial(server_cpu, port if store == "redis" else None)
             rates = (rate(url_of(store, folder, port), *crew, seconds, taken) for crew in crews)
-            yield from table(head, (one.cells() for one in rates))
+            cells = itertools.chain((one.cells() for one in rates), least(store, folder, port, seconds))
+            yield from table(head, cells)
 
 
 def main() -> None:
