@@ -167,6 +167,7 @@ class Queue:
 
     def _apply_first(self) -> LedgerUnavailable | None:
         batch: list[Operation] = []
+        awaited = 0
         if len(self._waiting) < self._company:
             time.sleep(_GATHER_SECONDS)
         try:
@@ -176,6 +177,7 @@ class Queue:
                     operation.error is None
                 ):  # else whoever waited for it was told so, and it is not done behind their back
                     batch.append(operation)
+                    awaited += operation.is_awaited
                 self._waiting.popleft()
             if batch:
                 self._store.apply(batch)
@@ -186,8 +188,7 @@ class Queue:
             self._put_back(batch, None)  # a signal: each is done at most once, so all may be given again
             raise
         finally:
-            is_shared = sum(operation.is_awaited for operation in batch) > 1
-            self._company = max(self._company - 1, len(batch) if is_shared else 0)
+            self._company = max(self._company - 1, len(batch) if awaited > 1 else 0)
         for operation in batch:
             operation.is_done = True
             if operation.bell is not None:

@@ -135,8 +135,8 @@ class Books:
         self.balances: dict[str, Numbers] = {}
         self.standings: dict[str, Standing] = {}
         self.controls: dict[str, Control] = {}
-        #: As whom each account was seen last, which says that its standing is known to be that.
-        self._last_seen: dict[str, Account] = {}
+        #: Accounts whose standing is as they say.
+        self._as_noted: set[Account] = set()
         #: Whether an account is to be forgotten; False until then spares a look at each.
         self.has_forgotten = False
         #: Whether an account was topped up; False until then spares a look at each.
@@ -365,19 +365,21 @@ class Books:
         standing = self.standings.get(key)
         if standing is not None and standing.is_forgotten and not self.balances[key][-1]:
             del self.balances[key], self.standings[key]
-            self._last_seen.pop(key, None)
+            self._as_noted.clear()
             self._changed_keys.add(key)
 
     def see(self, accounts: Iterable[Account]) -> None:
         """Remember the limits of accounts that were held or charged."""
         for account in accounts:
-            if self._last_seen.get(account.key) is account:
+            if account in self._as_noted:
                 continue
-            self._last_seen[account.key] = account
             standing = self.standings.get(account.key, UNSEEN)
             limits = account.limit_usd_nanos, account.limit_tokens, account.limit_calls
             if standing.limits != limits or standing.controls != account.controls:
                 self.standings[account.key] = attrs.evolve(standing, limits=limits, controls=account.controls)
+                self._as_noted.clear()  # another of the same key may be among them
+            if len(self._as_noted) < _MOST_KNOWN:
+                self._as_noted.add(account)
 
 
 def check_fits(balances: Mapping[str, Numbers]) -> None:
