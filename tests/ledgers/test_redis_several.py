@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farebox.ledgers import Account, Control, Grant, _redis_asks
 from farebox.ledgers import _operations as op
+from farebox.ledgers import _redis_scripts as scripts
 from farebox.ledgers.redis import RedisLedger, RedisStore
 from farebox.testing import FixedClock
 from tests.ledgers.contract import NOON, fixed
@@ -130,16 +130,22 @@ def test_calls_in_flight_stand_in_the_order_in_which_they_were_reserved(url: str
     ledger.close()
 
 
-def test_two_that_reserve_while_two_settle_take_one_call_of_a_script(url: str) -> None:
+def test_two_that_reserve_while_two_settle_take_one_call_of_a_script(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = _opened(url)
-    _store(ledger).apply([_operation(("reserve", n, ["a", "c"], 10)) for n in (1, 2)])
-    server = redis.Redis.from_url(url)
-    before = server.info("commandstats")["cmdstat_evalsha"]["calls"]
+    store = _store(ledger)
+    store.apply([_operation(("reserve", n, ["a", "c"], 10)) for n in (1, 2)])
+    sent: list[Any] = []
+    really = store._link.run
+
+    def run(commands: Any) -> Any:
+        sent.extend(commands)
+        return really(commands)
+
+    monkeypatch.setattr(store._link, "run", run)
     asked = [_operation(("settle", n, 7)) for n in (1, 2)] + [_operation(("reserve", n, ["a"], 20)) for n in (3, 4)]
-    _store(ledger).apply(asked)
-    assert server.info("commandstats")["cmdstat_evalsha"]["calls"] - before == 1
+    store.apply(asked)
+    assert [command[:2] for command in sent] == [(b"EVALSHA", scripts.SEVERAL.sha)]
     assert [one.answer for one in asked if isinstance(one, op.Reserve)] == [Grant(0, 20, 3, 1)] * 2
     balance = ledger.balance(ACCOUNTS["a"])
     assert (balance.spent_usd_nanos, balance.reserved_usd_nanos) == (14, 40)
-    server.close()
     ledger.close()
