@@ -36,6 +36,7 @@ __all__ = ["GREW", "OVER_BUDGET", "LiveCallBlocked", "Plugin", "Spend"]
 
 _RUN_IS_SPENT: Final = f"{RUN} is spent: no further test is run"
 
+_budget: Final = pytest.StashKey[farebox.budget]()
 _past_runs: Final = pytest.StashKey[list[Uses]]()
 
 
@@ -60,7 +61,6 @@ class Plugin:
         self._ledgers = FreshLedgers()
         #: Of a class, module, package or session fixture: what it spent, by what it is called.
         self._shared: dict[str, Spend] = {}
-        self._mark_budgets: dict[str, farebox.budget] = {}
         self._item: pytest.Item | None = None
         self._spend: Spend | None = None
         self._metering: Instrumentation | None = None
@@ -93,9 +93,16 @@ class Plugin:
         """
         with self._fresh_ledger():
             for item in marked:
-                mark = item.get_closest_marker("budget")  # of the test itself, else of its class, else of its module
-                assert mark is not None
-                self._mark_budgets[item.nodeid] = mark_budget(item.nodeid, mark)
+                self._budget_of(item)
+
+    def _budget_of(self, item: pytest.Item) -> farebox.budget | None:
+        """The budget that the mark of a test asks for.  Plugins rename and mark items late, so it is kept with the item."""
+        if _budget not in item.stash:
+            mark = item.get_closest_marker("budget")  # of the test itself, else of its class, else of its module
+            if mark is None:
+                return None
+            item.stash[_budget] = mark_budget(item.nodeid, mark)
+        return item.stash[_budget]
 
     def spend_of(self, item: pytest.Item) -> Spend:
         """What a test that runs has spent; from here on its calls are metered, whether the program does so or not."""
@@ -118,7 +125,7 @@ class Plugin:
         signals.pre_call.connect(self._check_host)
         if self._gate is not None:
             self._gate.listen()
-        of_mark = self._mark_budgets.get(item.nodeid)
+        of_mark = self._budget_of(item)
         if self._measures_all or of_mark is not None or "spend" in getattr(item, "fixturenames", ()):
             self._instrument()
         self._limits.begin(of_mark)
