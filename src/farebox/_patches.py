@@ -22,10 +22,10 @@ _logger = logging.getLogger("farebox")
 
 #: Attribute of a client that is metered by itself.
 CLIENT_MARK: Final = "_farebox"
-#: Errors of httpx, httpx2, requests and aiohttp after which nothing can have reached the provider.
+#: Errors of httpx, httpx2, requests and aiohttp, and of the cassettes of tests, after which nothing can have reached the provider.
 _NEVER_SENT: Final = frozenset(
     ("ConnectError ConnectTimeout PoolTimeout UnsupportedProtocol InvalidURL "
-     "NewConnectionError ConnectTimeoutError ClientConnectorError").split()
+     "NewConnectionError ConnectTimeoutError ClientConnectorError UnmatchedCall").split()
 )  # fmt: skip
 _MOST_PARENTS: Final = 10
 _NO_MARK: Final = object()

@@ -8,16 +8,29 @@ imported farebox.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from farebox.testing import FakeProvider
-    from farebox.testing.plugin import Plugin, Spend
+    from farebox.testing.plugin import Cassette, Plugin, Spend
 
-_FIXTURES = frozenset({"spend", "fake_provider"})
+_FIXTURES = frozenset({"spend", "fake_provider", "cassette", "cassettes"})
+
+
+class Hooks:
+    """What a conftest.py may say."""
+
+    @pytest.hookspec
+    def pytest_farebox_cassette(self, item: pytest.Item) -> dict[str, Any] | None:
+        """Words for the cassette of a test, as of `@pytest.mark.cassette`, whose own words win."""
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(Hooks)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -25,6 +38,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--farebox-budget", metavar="USD", help="one budget for the whole run, shared by all its workers")
     group.addoption("--farebox-budget-per-test", metavar="USD", help="a budget for each test")
     group.addoption("--farebox-block-live", action="store_true", help="refuse metered calls that leave this machine")
+    group.addoption(
+        "--farebox-cassettes",
+        metavar="MODE",
+        help="what tests with @pytest.mark.cassette do: replay (send nothing), record (anew), new (record what is "
+        "missing), off; replay by default, or as the ini option farebox_cassettes says",
+    )
+    group.addoption("--farebox-strict-cassettes", action="store_true", help="fail where a recorded call is not played")
+    parser.addini("farebox_cassettes", "as --farebox-cassettes", default="")
     group.addoption("--farebox-top", metavar="N", type=int, help="how many tests the cost table shows (10)")
     group.addoption("--farebox-json", metavar="PATH", help="write what each test spent as JSON")
     group.addoption("--farebox-markdown", metavar="PATH", help="write the cost table, and what grew, as Markdown")
@@ -40,6 +61,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "budget(usd, tokens, calls, on_exceed='block'): what the LLM calls of the test may spend (farebox)"
     )
     config.addinivalue_line("markers", "live: the test may call real providers under --farebox-block-live (farebox)")
+    config.addinivalue_line(
+        "markers",
+        "cassette(name, ignore, ignore_hosts, redact, strict): the LLM calls of the test are played from a file (farebox)",
+    )
     door = Door(config)
     config.pluginmanager.register(door, "farebox-door")
     if any(value for name, value in vars(config.option).items() if name.startswith("farebox_")):
@@ -62,6 +87,18 @@ def fake_provider(request: pytest.FixtureRequest) -> Iterator[FakeProvider]:
         yield provider
 
 
+@pytest.fixture
+def cassette(request: pytest.FixtureRequest) -> Cassette:
+    """The cassette of this test, as `@pytest.mark.cassette` puts it in: `.played`, `.unplayed`, `.recorded`, `.path`."""
+    return _door(request).open().cassette_of(request.node)
+
+
+@pytest.fixture(scope="session")
+def cassettes(request: pytest.FixtureRequest) -> Callable[..., AbstractContextManager[Cassette | None]]:
+    """For what several tests share: `with cassettes("tests/cassettes/corpus.json"):`, a path from pytest's root folder."""
+    return _door(request).open().opened_cassettes(request.config.rootpath)
+
+
 class Door:
     """Opens when the run turns out to have to do with farebox; until then it looks, and imports nothing."""
 
@@ -79,7 +116,7 @@ class Door:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        marked = [item for item in items if item.get_closest_marker("budget")]
+        marked = [item for item in items if item.get_closest_marker("budget") or item.get_closest_marker("cassette")]
         if marked or any(_FIXTURES.intersection(getattr(item, "fixturenames", ())) for item in items):
             self.open().check_marks(marked)
 

@@ -523,7 +523,7 @@ def test_new():
 
     monkeypatch.setenv("IN", "1040")
     ran = run(tests, "--farebox-baseline=base.json", "--farebox-markdown=grown.md")
-    assert ran.ret == 9
+    assert ran.ret == 11
     # gpt-4.1-mini at 0.40 and 1.60 USD per million: 1000 and 100 tokens are 0.00056 USD, 1040 and 100 are 0.000576.
     ran.stdout.fnmatch_lines(
         [
@@ -628,7 +628,7 @@ def test_the_tests_on_its_page_pass(run: Run) -> None:
 def test_its_page_names_every_option_and_exit_code() -> None:
     page = PAGE.read_text(encoding="utf-8")
     options = re.findall(r'addoption\(\s*"(--[a-z-]+)"', inspect.getsource(farebox_pytest))
-    assert len(options) == 9
+    assert len(options) == 11
     assert [option for option in options if option not in page] == []
     assert f"| {OVER_BUDGET} |" in page
     assert f"| {GREW} |" in page

@@ -6,6 +6,7 @@ It knows nothing of farebox: its prices, tokens and arithmetic are its own, so i
 
 from __future__ import annotations
 
+from farebox.testing._cassette import UnmatchedCall
 from farebox.testing._clock import FixedClock
 from farebox.testing._fake.answer import Answer
 from farebox.testing._fake.bill import Bill, BillLine
@@ -25,4 +26,5 @@ __all__ = [
     "OtherWork",
     "Price",
     "Request",
+    "UnmatchedCall",
 ]

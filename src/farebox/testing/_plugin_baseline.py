@@ -74,6 +74,8 @@ def _figures(use: Use) -> dict[str, Any]:
         "calls": use.calls,
         "refused_calls": use.refused_calls,
         "unpriced_calls": use.unpriced_calls,
+        "replayed_calls": use.replayed_calls,
+        "replayed_usd": show_nanos(use.replayed_usd_nanos),
         "input_tokens": use.input_tokens,
         "output_tokens": use.output_tokens,
     }

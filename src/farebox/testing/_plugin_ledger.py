@@ -17,24 +17,38 @@ class FreshLedgers:
     """
 
     def __init__(self) -> None:
-        self._handle: _config.Configuration | None = None
+        self._handles: list[_config.Configuration] = []
         self._shared: list[Ledger] = []
+        self._is_played = False
 
-    def begin(self) -> None:
+    def begin(self, *, is_played: bool = False) -> None:
+        """Lay it; where the calls are played from a cassette, also over a stored ledger of a wider fixture's.
+
+        What a cassette plays costs nothing, and must not be charged where money is kept that outlives the run.
+        """
+        self._is_played = is_played
         top = _top_ledger()
-        if not any(ledger is top for ledger in self._shared):
-            with _config._lock:
-                _config._begin()
-                was_chosen = _is_chosen()
-                self._handle = farebox.configure(ledger="memory://")
-                # A program that forgot to choose a ledger for its standing budgets should hear of it in tests too.
-                _config._layers[-1][1]["is_ledger_chosen"] = was_chosen
-                _config._rebuild()
+        if not any(ledger is top for ledger in self._shared) or self._is_too_real(top):
+            self._lay()
+
+    def _is_too_real(self, ledger: Ledger | None) -> bool:
+        return self._is_played and ledger is not None and ledger.blocking
+
+    def _lay(self) -> None:
+        with _config._lock:
+            _config._begin()
+            was_chosen = _is_chosen()
+            self._handles.append(farebox.configure(ledger="memory://"))
+            # A program that forgot to choose a ledger for its standing budgets should hear of it in tests too.
+            _config._layers[-1][1]["is_ledger_chosen"] = was_chosen
+            _config._rebuild()
 
     def end(self) -> None:
-        handle, self._handle = self._handle, None
-        if handle is not None and _config._base is not None:
-            handle.undo()
+        self._is_played = False
+        while self._handles:
+            handle = self._handles.pop()
+            if _config._base is not None:
+                handle.undo()
 
     @contextmanager
     def shared(self) -> Iterator[None]:
@@ -44,6 +58,8 @@ class FreshLedgers:
         after = _top_ledger()
         if after is not None and after is not before:
             self._shared.append(after)
+            if self._is_too_real(after):
+                self._lay()
 
 
 def _top_ledger() -> Ledger | None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from farebox import _config, signals
 from farebox._call import Call, CallRecord
-from farebox._money import UsdLike
+from farebox._money import UsdLike, to_usd
 from farebox._report import report_on
 from farebox._rows import FORM
 from farebox._tally import amount
 from farebox.ledgers import Grant
 from farebox.ledgers.memory import MemoryLedger
-from farebox.testing._plugin_use import Use
+from farebox.testing._plugin_use import Use, total
 
 if TYPE_CHECKING:
     from farebox._report import Report
@@ -45,6 +46,8 @@ class Spend:
         #: Ids of calls that a budget refused.
         self.refused: set[str] = set()
         self.books = _Books()
+        #: The calls whose last attempt a cassette answered, by number.
+        self.replayed: set[int] = set()
 
     def report(
         self, by: str | Iterable[str] = (), *, where: Mapping[str, str] | None = None, tz: str = "UTC"
@@ -90,13 +93,31 @@ class Spend:
         found = {row.call_id: CallRecord.of(row) for row in (*open_calls, *self.books.rows())}
         return sorted(found.values(), key=lambda call: (call.started_at, call.call_id))
 
+    @property
+    def replayed_calls(self) -> int:
+        """How many calls a cassette has answered."""
+        return total(self.used().values()).replayed_calls
+
+    @property
+    def real_usd(self) -> Decimal:
+        """What was really spent, in USD: all but what a cassette has answered; calls in flight at their bound."""
+        return to_usd(total(self.used().values()).real_usd_nanos)
+
     def used(self) -> dict[str, Use]:
         """What it comes to, by model; calls in flight at their bound."""
         signals.settle_late_calls()
         uses = {model: attrs.evolve(use) for model, use in self.uses.items()}
         for call in tuple(self.books.open_calls.values()):
             use = uses.setdefault(_model(call), Use())
-            use.add(Use(calls=1, reserved_usd_nanos=call.bound_usd_nanos))
+            played = call.number in self.replayed
+            use.add(
+                Use(
+                    calls=1,
+                    reserved_usd_nanos=call.bound_usd_nanos,
+                    replayed_calls=int(played),
+                    replayed_usd_nanos=call.bound_usd_nanos if played else 0,
+                )
+            )
         return uses
 
     def __repr__(self) -> str:
@@ -124,6 +145,15 @@ class Meter:
         signals.post_call.disconnect(self._end)
         signals.decision.disconnect(self._decide)
 
+    def note(self, call: Call, how: str) -> None:
+        """What became of an attempt of a call that is under way: it was `replayed`, or anything else."""
+        spend = self._begun_in.get(call.number)
+        if spend is not None:
+            if how == "replayed":
+                spend.replayed.add(call.number)
+            else:
+                spend.replayed.discard(call.number)
+
     def _begin(self, provider_name: str, *, call: Call) -> None:
         spend = self.spend
         if spend is not None:
@@ -137,6 +167,7 @@ class Meter:
         spend.books.open_calls.pop(call.number, None)
         spend.books.add_row(call)
         added = amount(call)
+        played = call.number in spend.replayed
         rates = _config.state().card.find(provider_name, call.model, call.started_at_seconds)
         with self._lock:
             if call.price_version:
@@ -150,6 +181,8 @@ class Meter:
                     output_tokens=added.output_tokens,
                     usd_nanos=added.usd_nanos,
                     unpriced_calls=added.unpriced_calls,
+                    replayed_calls=added.calls if played else 0,
+                    replayed_usd_nanos=added.usd_nanos if played else 0,
                 )
             )
             if rates is not None:

@@ -19,8 +19,7 @@ GREW: Final = 11
 
 _TOP: Final = 10
 _HEAD: Final = ("calls", "refused", "tokens in", "tokens out", "usd")
-
-Rows = list[tuple[str, ...]]
+_REPLAYED: Final = "replayed"
 
 
 class Summary:
@@ -55,6 +54,9 @@ class Summary:
         self._over_budget: dict[str, str] = {}
         self._failed_reports = 0
         self._growth: list[baselines.Growth] = []
+        #: Of cassettes that were written, and those with calls that no test asked for.
+        self._recorded: list[str] = []
+        self._unplayed: list[str] = []
 
     def collect(self, test: str, outcome: str, said: dict[str, Any]) -> None:
         """Take note of what the report of a test says; a later one of the same test says all that it came to."""
@@ -63,6 +65,9 @@ class Summary:
         for name, plain in said.get("shared", {}).items():
             self._shared[name] = from_plain(plain)
         self._price_lists.update(said.get("prices", ()))
+        for word, told in (("recorded", self._recorded), ("unplayed", self._unplayed)):
+            if word in said:
+                told.append(said[word])
         if "over_budget" in said and outcome == "failed":
             self._over_budget[test] = said["over_budget"]
             self._failed_reports += 1
@@ -100,6 +105,10 @@ class Summary:
             terminal.section("what LLM calls cost", sep="=")
             for line in self._as_text():
                 terminal.line(line)
+        if self._recorded or self._unplayed:
+            terminal.section("cassettes", sep="=")
+            for line in (*sorted(self._recorded), *sorted(self._unplayed)):
+                terminal.line(line)
         if self._growth:
             terminal.section(f"more than {self._baseline_name}", sep="=", red=True)
             for line in columns([("test", "figure", "was", "now", "more"), *(one.shown for one in self._growth)], 2):
@@ -117,38 +126,60 @@ class Summary:
             return
         yield from columns(list(self._by_test()), 1)
         yield ""
-        yield from columns([("model", *_HEAD), *self._by_model()], 1)
-        yield self._about_prices()
+        yield from columns(list(self._by_model()), 1)
+        yield from self._notes()
 
     def _by_test(self) -> Iterator[tuple[str, ...]]:
-        yield ("test", *_HEAD)
+        yield ("test", *self._head())
         dearest_first = sorted(
             self._tests.items(), key=lambda test: (-_usd_nanos(test[1]), -total(test[1].values()).tokens, test[0])
         )
         for test, uses in dearest_first[: self._top]:
             runs = self._runs[test]
-            yield (f"{test} ({runs} runs)" if runs > 1 else test, *_cells(total(uses.values())))
+            yield (f"{test} ({runs} runs)" if runs > 1 else test, *self._cells(total(uses.values())))
         rest = dearest_first[self._top :]
         if rest:
-            yield (f"({len(rest)} more tests)", *_cells(total(use for _, uses in rest for use in uses.values())))
+            yield (f"({len(rest)} more tests)", *self._cells(total(use for _, uses in rest for use in uses.values())))
         for name, uses in sorted(self._shared.items()):
-            yield (name, *_cells(total(uses.values())))
-        yield ("total", *_cells(total(self._every().values())))
+            yield (name, *self._cells(total(uses.values())))
+        yield ("total", *self._cells(total(self._every().values())))
 
-    def _by_model(self) -> Rows:
-        return [(model, *_cells(use)) for model, use in sorted(self._every().items(), key=lambda one: -_nanos(one[1]))]
+    def _by_model(self) -> Iterator[tuple[str, ...]]:
+        yield ("model", *self._head())
+        for model, use in sorted(self._every().items(), key=lambda one: -_nanos(one[1])):
+            yield (model, *self._cells(use))
+
+    def _head(self) -> tuple[str, ...]:
+        """With a column for what was played, where anything was."""
+        return (*_HEAD[:2], _REPLAYED, *_HEAD[2:]) if self._has_replays() else _HEAD
+
+    def _cells(self, use: Use) -> tuple[str, ...]:
+        played = (str(use.replayed_calls),) if self._has_replays() else ()
+        figures = (str(use.input_tokens), str(use.output_tokens), show_nanos(_nanos(use)))
+        return (str(use.calls), str(use.refused_calls), *played, *figures)
+
+    def _has_replays(self) -> bool:
+        return any(
+            use.replayed_calls for uses in (*self._tests.values(), *self._shared.values()) for use in uses.values()
+        )
 
     def _every(self) -> Uses:
         return joined([*self._tests.values(), *self._shared.values()])
 
-    def _about_prices(self) -> str:
+    def _notes(self) -> Iterator[str]:
         every = total(self._every().values())
+        if every.replayed_calls:
+            calls = "the replayed call" if every.replayed_calls == 1 else f"{every.replayed_calls} replayed calls"
+            yield (
+                f"really spent: {show_nanos(every.real_usd_nanos)} usd; {calls} would have cost "
+                f"{show_nanos(every.replayed_usd_nanos)} usd"
+            )
         notes = [f"prices: {', '.join(sorted(self._price_lists)) or 'none'}, on {datetime.now(UTC):%Y-%m-%d}"]
         if every.unpriced_calls:
             notes.append(f"{every.unpriced_calls} calls have no price and are not in usd")
         if every.reserved_usd_nanos:
             notes.append(f"in usd: {show_nanos(every.reserved_usd_nanos)} held for calls that had not ended")
-        return "; ".join(notes)
+        yield "; ".join(notes)
 
     def _as_markdown(self) -> Iterator[str]:
         yield "### What LLM calls cost"
@@ -167,9 +198,9 @@ class Summary:
             return
         yield from _markdown_table(list(self._by_test()), 1)
         yield ""
-        yield from _markdown_table([("model", *_HEAD), *self._by_model()], 1)
+        yield from _markdown_table(list(self._by_model()), 1)
         yield ""
-        yield self._about_prices()
+        yield from self._notes()
 
 
 def _nanos(use: Use) -> int:
@@ -178,16 +209,6 @@ def _nanos(use: Use) -> int:
 
 def _usd_nanos(uses: Uses) -> int:
     return _nanos(total(uses.values()))
-
-
-def _cells(use: Use) -> tuple[str, ...]:
-    return (
-        str(use.calls),
-        str(use.refused_calls),
-        str(use.input_tokens),
-        str(use.output_tokens),
-        show_nanos(_nanos(use)),
-    )
 
 
 def columns(rows: Sequence[tuple[str, ...]], names: int) -> Iterator[str]:

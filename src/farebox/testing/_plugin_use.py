@@ -20,6 +20,9 @@ class Use:
     usd_nanos: int = 0
     reserved_usd_nanos: int = 0
     unpriced_calls: int = 0
+    #: Of all of these, what a cassette played: it would have cost that, and cost nothing.
+    replayed_calls: int = 0
+    replayed_usd_nanos: int = 0
     input_picos: int | None = None
     output_picos: int | None = None
 
@@ -28,6 +31,11 @@ class Use:
             setattr(self, name, getattr(self, name) + getattr(more, name))
         if more.input_picos is not None:
             self.input_picos, self.output_picos = more.input_picos, more.output_picos
+
+    @property
+    def real_usd_nanos(self) -> int:
+        """What was really spent, or may still be."""
+        return self.usd_nanos + self.reserved_usd_nanos - self.replayed_usd_nanos
 
     @property
     def tokens(self) -> int:

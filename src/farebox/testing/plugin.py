@@ -15,7 +15,9 @@ import functools
 import inspect
 import ipaddress
 import tempfile
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -25,6 +27,8 @@ from farebox import _money, signals
 from farebox._call import Call
 from farebox._instrument import Instrumentation
 from farebox.on_exceed import DecisionEvent
+from farebox.testing._cassette import Cassette, UnmatchedCall
+from farebox.testing._plugin_cassettes import Cassettes, hide_sdks, read_mode
 from farebox.testing._plugin_gate import Gate
 from farebox.testing._plugin_ledger import FreshLedgers
 from farebox.testing._plugin_limits import PER_TEST, RUN, Limits, mark_budget, option_budget, stopped_by
@@ -32,12 +36,14 @@ from farebox.testing._plugin_meter import Meter, Spend
 from farebox.testing._plugin_summary import GREW, OVER_BUDGET, Summary
 from farebox.testing._plugin_use import Uses, joined, show_nanos, to_plain, total
 
-__all__ = ["GREW", "OVER_BUDGET", "LiveCallBlocked", "Plugin", "Spend"]
+__all__ = ["GREW", "OVER_BUDGET", "Cassette", "LiveCallBlocked", "Plugin", "Spend", "UnmatchedCall"]
 
 _RUN_IS_SPENT: Final = f"{RUN} is spent: no further test is run"
 
 _budget: Final = pytest.StashKey[farebox.budget]()
 _past_runs: Final = pytest.StashKey[list[Uses]]()
+#: What is said in the last report of a test's run.
+_said: Final = pytest.StashKey[dict[str, Any]]()
 
 
 class LiveCallBlocked(RuntimeError):
@@ -59,6 +65,11 @@ class Plugin:
         )
         self._meter = Meter()
         self._ledgers = FreshLedgers()
+        mode = read_mode(options.farebox_cassettes, config.getini("farebox_cassettes"))
+        self._cassettes = Cassettes(mode, options.farebox_strict_cassettes, self._meter, self._refuses)
+        config.pluginmanager.register(self._cassettes, "farebox-cassettes")
+        #: Whether the running test has passed, but for its teardown.
+        self._has_passed = False
         #: Of a class, module, package or session fixture: what it spent, by what it is called.
         self._shared: dict[str, Spend] = {}
         self._item: pytest.Item | None = None
@@ -86,7 +97,7 @@ class Plugin:
             self._ledgers.end()
 
     def check_marks(self, marked: list[pytest.Item]) -> None:
-        """Read the budgets of these tests.
+        """Read the budgets and cassettes of these tests.
 
         Raises:
             pytest.UsageError: a mark with wrong words.
@@ -94,6 +105,7 @@ class Plugin:
         with self._fresh_ledger():
             for item in marked:
                 self._budget_of(item)
+        self._cassettes.read_marks([item for item in marked if item.get_closest_marker("cassette")])
 
     def _budget_of(self, item: pytest.Item) -> farebox.budget | None:
         """The budget that the mark of a test asks for.  Plugins rename and mark items late, so it is kept with the item."""
@@ -110,6 +122,17 @@ class Plugin:
         self._instrument()
         return self._spend
 
+    def cassette_of(self, item: pytest.Item) -> Cassette:
+        """The cassette of a test that runs, which is in from here on, if it was not by a mark."""
+        self._instrument()
+        if self._cassettes.may_play_at_all:
+            self._ledgers.begin(is_played=True)
+        return self._cassettes.begin(item)
+
+    def opened_cassettes(self, folder: Path) -> Callable[..., AbstractContextManager[Cassette | None]]:
+        """For the fixture `cassettes`; paths are meant from `folder`."""
+        return lambda path, **words: self._cassettes.opened(folder / path, **words)
+
     def _instrument(self) -> None:
         if self._metering is None:
             self._metering = farebox.instrument()
@@ -120,16 +143,30 @@ class Plugin:
     def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
         self._item = item
         self._spend = self._meter.spend = Spend(item.nodeid)
-        self._ledgers.begin()
+        self._has_passed = False
+        has_cassette = self._cassettes.is_asked_for(item)
+        self._ledgers.begin(is_played=has_cassette and self._cassettes.may_play_at_all)
         self._meter.listen()
         signals.pre_call.connect(self._check_host)
         if self._gate is not None:
             self._gate.listen()
         of_mark = self._budget_of(item)
-        if self._measures_all or of_mark is not None or "spend" in getattr(item, "fixturenames", ()):
+        if self._measures_all or of_mark is not None or has_cassette or "spend" in getattr(item, "fixturenames", ()):
             self._instrument()
         self._limits.begin(of_mark)
-        return (yield)
+        with self._checked():
+            return (yield)
+
+    @contextlib.contextmanager
+    def _checked(self) -> Iterator[None]:
+        """Around a phase of a test: a call that its cassette has no answer for fails it."""
+        __tracebackhide__ = True
+        try:
+            yield
+        except BaseException as error:
+            self._cassettes.check(error)
+            raise
+        self._cassettes.check(None)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Iterator[None]:
@@ -138,18 +175,24 @@ class Plugin:
         if carried is not test:
             item.obj = carried  # type: ignore[attr-defined]
         try:
-            return (yield)
+            with self._checked():
+                return (yield)
         finally:
             if carried is not test:
                 item.obj = test  # type: ignore[attr-defined]
             self._limits.end(even_within=False)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_teardown(self) -> Iterator[None]:
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Iterator[None]:
         self._limits.end(even_within=False)
         try:
-            return (yield)
+            with self._checked():
+                result = yield
+            item.stash[_said] = self._cassettes.end(self._has_passed)
+            return result
         finally:
+            if said := self._cassettes.end(has_passed=False):
+                item.stash[_said] = said
             self._limits.end(even_within=True)
             if self._metering is not None:
                 self._metering.undo()
@@ -166,6 +209,7 @@ class Plugin:
                 name = f"{fixturedef.scope} fixture {fixturedef.argname!r}"
                 around.enter_context(self._ledgers.shared())
                 around.enter_context(self._limits.lifted())
+                around.enter_context(self._cassettes.lifted(name))
                 around.enter_context(self._noted_for(name))
                 # Finalizers run last in, first out: this one after the fixture's own, the other one before it.
                 fixturedef.addfinalizer(self._note_for_test)
@@ -189,23 +233,30 @@ class Plugin:
 
     def _tear_down_shared(self, name: str) -> None:
         self._limits.end(even_within=True)
+        self._cassettes.lift(name)
         self._meter.spend = self._shared[name]
 
     def _note_for_test(self) -> None:
+        self._cassettes.put_back()
         self._meter.spend = self._spend
 
     # ── before a call ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _check_host(self, provider_name: str, *, call: Call) -> None:
-        host = call.server_address
+        if self._cassettes.may_play:
+            return  # the cassette answers it, or asks when it does not
+        refused = self._refuses(call.server_address)
+        if refused:
+            raise LiveCallBlocked(f"a call to {call.server_address} ({call.model}) was not sent: {refused}")
+
+    def _refuses(self, host: str) -> str:
+        """Why nothing may be sent to a host now, or ""."""
         if not self._blocks_live or not host or _is_this_machine(host):
-            return
-        item = self._item
-        if item is not None and item.get_closest_marker("live"):
-            return
-        raise LiveCallBlocked(
-            f"a call to {host} ({call.model}) was not sent: --farebox-block-live; use the fixture fake_provider, "
-            "or mark the test with @pytest.mark.live"
+            return ""
+        if self._item is not None and self._item.get_closest_marker("live"):
+            return ""
+        return (
+            "--farebox-block-live; use the fixture fake_provider or a cassette, or mark the test with @pytest.mark.live"
         )
 
     def _decide(self, budget_name: str, *, decision: DecisionEvent) -> None:
@@ -218,8 +269,16 @@ class Plugin:
     def pytest_runtest_makereport(
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        if call.excinfo is not None and hide_sdks(call.excinfo.value):
+            call.excinfo = pytest.ExceptionInfo.from_exception(call.excinfo.value)
         report = yield
         said: dict[str, Any] = {}
+        if call.when == "teardown":
+            said, item.stash[_said] = item.stash.get(_said, said), {}
+        self._has_passed = call.when == "call" and report.outcome == "passed"
+        missed = self._cassettes.missed() if report.failed else ""
+        if missed and call.excinfo is not None and str(call.excinfo.value) not in missed:
+            report.sections.append(("what the cassette had no answer for", missed))
         stop = None if call.excinfo is None or hasattr(report, "wasxfail") else stopped_by(call.excinfo.value)
         if stop is not None and report.failed:
             said["over_budget"] = report.longrepr = f"over budget: {str(stop).partition(chr(10))[0]}"
@@ -244,6 +303,11 @@ class Plugin:
                 ("farebox_calls", str(spent.calls)),
                 ("farebox_tokens", str(spent.tokens)),
             ]
+            if spent.replayed_calls:
+                report.user_properties += [
+                    ("farebox_replayed_calls", str(spent.replayed_calls)),
+                    ("farebox_real_usd", show_nanos(spent.real_usd_nanos)),
+                ]
         shared = {name: to_plain(found) for name, spend in self._shared.items() if (found := spend.used())}
         if shared:
             worker = "" if self._told is None else f" of {self._told['workerid']}"
