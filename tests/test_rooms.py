@@ -124,11 +124,15 @@ ROOMS = {
         typed=rooms("types prices _settings"),
     ),
     "__main__": Room("the command, as `python -m farebox`", rooms("cli")),
+    "integrations": Room(
+        "stands outside like a user, speaks a framework's words, and asks what is metered already",
+        RECORDS | rooms("signals providers _instrument"),
+    ),
     "gateway": Room("stands outside like a user, and speaks a provider's JSON", RECORDS | rooms("__init__ signals providers")),
 }  # fmt: skip
 
 #: Packages whose modules are alternatives.  One imports the package (the contract) and `_private` helpers, never another.
-ALTERNATIVES = rooms("providers ledgers telemetry")
+ALTERNATIVES = rooms("providers ledgers telemetry integrations")
 
 #: What may be imported at the top of any module.  genai_prices is not here: it is slow, so it is imported when first used.
 ALWAYS_INSTALLED = rooms("attrs blinker")
@@ -136,6 +140,7 @@ ALWAYS_INSTALLED = rooms("attrs blinker")
 #: Modules that are themselves imported only when used, and what they may import at their top for it.
 IMPORTED_WHEN_USED = {
     "cli": rooms("click rich"),
+    "integrations.langchain": rooms("langchain_core"),
     "ledgers._redis_link": rooms("redis hiredis"),
     "prices._list": rooms("genai_prices"),
     "telemetry.opentelemetry": rooms("opentelemetry"),

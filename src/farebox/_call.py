@@ -207,6 +207,8 @@ class _Said(_Progress):
     fills_context: bool = False
     #: Whether a later request can go on from this answer, by its id.
     is_continuable: bool = False
+    #: It is seen and not sent by farebox: it can be refused, and not changed.
+    is_fixed: bool = False
     #: What it costs at most where its caller knows that, and no model is asked: nanodollars and tokens.
     fixed_usd_nanos: int | None = None
     fixed_tokens: int = 0

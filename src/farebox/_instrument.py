@@ -156,6 +156,11 @@ def uninstrument(client: Any = None) -> None:
             _release(seam)
 
 
+def metered_sdks() -> frozenset[str]:
+    """The packages all of whose clients are metered now."""
+    return frozenset(seam.module for seam in _seams.values() if seam.is_global)
+
+
 def _seam(name: str) -> Patches:
     if name not in _seams:
         if name not in provider_names():

@@ -234,9 +234,9 @@ def _obey(
         BudgetExceeded: it said stop.
         ScopeEnded: it said so quietly, and the scope is still there to be left.
     """
-    if isinstance(decision, Rewrite) and call.fixed_usd_nanos is not None and short.rung is not None:
+    if isinstance(decision, Rewrite) and call.is_fixed and short.rung is not None:
         return plan  # there is nothing to rewrite, and it may well fit
-    if isinstance(decision, Rewrite) and call.fixed_usd_nanos is None:
+    if isinstance(decision, Rewrite) and not call.is_fixed:
         if decision.raises_when_cut:
             plan.cut_by = speaker
         rewritten.append((speaker, short, mode))

@@ -125,6 +125,7 @@ def reserve(
     """
     call = Call(provider_name=provider, operation_name=operation, endpoint="", request_model="")
     call.fixed_usd_nanos, call.fixed_tokens = to_nanos(usd, "usd"), _tokens(tokens)
+    call.is_fixed = True
     call.choices = 0
     call.accepts_cap = False
     return Hold(call, tags)
