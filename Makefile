@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test environments frameworks coverage lint types bench admission bounds peers ledgers audit storm format clean
+.PHONY: help demo test environments frameworks matrix coverage lint types bench admission bounds peers ledgers audit storm format clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -21,16 +21,19 @@ demo: $(STAMP) ## a guided run against a fake provider: no key, no network
 test: lint types ## ruff, mypy, pytest: what has to pass
 	@$(PY) -m pytest
 
-environments: $(STAMP) ## those of the next that .ci/run has, too
+environments: $(STAMP) ## those of the next two that .ci/run has, too
 	@$(PY) -m tests.environments ci
 
 frameworks: $(STAMP) ## LangChain, pydantic-ai, CrewAI and others, real packages in environments of their own
 	@$(PY) -m tests.environments frameworks
 
+matrix: $(STAMP) ## the oldest and newest SDKs, the lowest of everything, other Pythons
+	@$(PY) -m tests.environments matrix
+
 coverage: $(STAMP) ## docs/coverage.md, from what the tests of every environment have shown
 	@rm -rf build/surfaces
 	@$(PY) -m pytest -q -m surface --surfaces=build/surfaces/main.json
-	@$(PY) -m tests.environments frameworks --surfaces build/surfaces
+	@$(PY) -m tests.environments frameworks matrix --surfaces build/surfaces
 	@$(PY) -m tests.surfaces build/surfaces
 
 lint: $(STAMP) ## ruff: check and format --check

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import ModuleType
 from typing import Any, Final
@@ -16,7 +17,7 @@ import anthropic
 import openai
 
 #: Events with text in each stream, besides those that open and close it.
-CHUNKS: Final = 50
+CHUNKS: Final = int(os.environ.get("FAREBOX_BENCH_CHUNKS", "50"))
 PROMPT: Final = ("The quick brown fox jumps over the lazy dog, runs from the farm, and comes back. " * 60)[:4096]
 
 _MESSAGES: Final = [{"role": "user", "content": PROMPT}]

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import functools
 import importlib
+import inspect
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from typing import Any
 
 import attrs
 import openai
+import pytest
 
 import farebox
 from farebox import _config
@@ -30,6 +32,16 @@ HTTPX: Any = importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__modu
 
 #: All is on loopback and in the clear: to load the certificates of the system takes 40 ms a client.
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def needs(owner: Any, name: str, parameter: str = "") -> Any:
+    """`owner.name`; the test is skipped where this version of the SDK has none, or none that takes `parameter`."""
+    found = getattr(owner, name, None)
+    if found is None or (parameter and parameter not in inspect.signature(found).parameters):
+        sdk = type(owner).__module__.partition(".")[0]
+        lacks = f"{type(owner).__name__}.{name}" + (f"({parameter}=)" if parameter else "")
+        pytest.skip(f"{sdk} {importlib.import_module(sdk).__version__} has no {lacks}")
+    return found
 
 
 def sdk_class(name: str) -> str:

@@ -15,13 +15,6 @@ import attrs
 import openai
 import pydantic
 import pytest
-from openai.lib.responses_tool_runner import (
-    AsyncRegisteredFunction,
-    AsyncResponsesToolRunner,
-    RegisteredFunction,
-    ResponsesToolRunner,
-    ToolRunnerError,
-)
 
 import farebox
 from farebox import BudgetExceeded, budget, current, instrument, report, track, uninstrument
@@ -37,6 +30,10 @@ from tests.acceptance.rides import (
 )
 
 pytestmark = pytest.mark.usefixtures("metered")
+
+openai_runners = pytest.importorskip(
+    "openai.lib.responses_tool_runner", reason=f"openai {openai.VERSION} has no responses_tool_runner"
+)
 
 ARGUMENTS = json.dumps({"city": "Paris"})
 TOO_LITTLE = "0.000000001"
@@ -409,15 +406,21 @@ every_openai_run = pytest.mark.parametrize("words", OPENAI_RUNS, ids=["whole", "
 def run_responses(kind: str, provider: FakeProvider, tool: Tool, words: Any, **options: Any) -> Any:
     """Run the tools to the end; the text of the last answer."""
     if kind == "sync":
-        function = RegisteredFunction(WEATHER, lambda given: tool(str(given["city"])), independent=True)
+        function = openai_runners.RegisteredFunction(WEATHER, lambda given: tool(str(given["city"])), independent=True)
         with OPENAI.client(provider, **options) as client:
-            return ResponsesToolRunner(functions=[function]).run(client, PARAMS, max_steps=9, **words).output_text
+            return (
+                openai_runners.ResponsesToolRunner(functions=[function])
+                .run(client, PARAMS, max_steps=9, **words)
+                .output_text
+            )
 
     async def main() -> Any:
         async def execute(given: dict[str, object]) -> str:
             return tool(str(given["city"]))
 
-        runner = AsyncResponsesToolRunner(functions=[AsyncRegisteredFunction(WEATHER, execute, independent=True)])
+        runner = openai_runners.AsyncResponsesToolRunner(
+            functions=[openai_runners.AsyncRegisteredFunction(WEATHER, execute, independent=True)]
+        )
         async with OPENAI.async_client(provider, **options) as client:
             return (await runner.run(client, PARAMS, max_steps=9, **words)).output_text
 
@@ -457,7 +460,7 @@ def test_a_budget_stops_a_responses_runner_in_mid_run_and_nothing_is_tried_again
 
 def stop_of(error: BaseException) -> BudgetExceeded:
     """Our stop: the SDK's runner raises an error of its own in place of all but its own, with ours as the context."""
-    assert isinstance(error, (BudgetExceeded, ToolRunnerError))
+    assert isinstance(error, (BudgetExceeded, openai_runners.ToolRunnerError))
     found = error if isinstance(error, BudgetExceeded) else error.__context__
     assert isinstance(found, BudgetExceeded)
     return found
@@ -494,10 +497,10 @@ def test_the_budget_of_a_client_holds_its_runners(provider: FakeProvider, open_c
         script(provider, turns=9)
         client = instrument(open_client(ride), tags={"of": ride.name}, budgets=[budget("mine", calls=2)])
         try:
-            with budget("run", usd=1), pytest.raises((BudgetExceeded, ToolRunnerError)) as stopped:
+            with budget("run", usd=1), pytest.raises((BudgetExceeded, openai_runners.ToolRunnerError)) as stopped:
                 if ride is OPENAI:
-                    function = RegisteredFunction(WEATHER, lambda _: "12")
-                    ResponsesToolRunner(functions=[function]).run(client, PARAMS, max_steps=9)
+                    function = openai_runners.RegisteredFunction(WEATHER, lambda _: "12")
+                    openai_runners.ResponsesToolRunner(functions=[function]).run(client, PARAMS, max_steps=9)
                 else:
                     client.beta.messages.tool_runner(**ANTHROPIC.words(), tools=[Tool().sync]).until_done()
         finally:

@@ -23,6 +23,7 @@ from tests.acceptance.rides import (
     ANTHROPIC,
     OPENAI,
     attempt,
+    needs,
     nothing_is_left,
     only_record,
     outcomes,
@@ -447,6 +448,7 @@ def test_a_conversation_is_not_bounded_by_an_answer_that_is_known(provider: Any,
 def test_a_message_thread_is_bounded_by_the_messages_settled_here(provider: Any, open_client: Any) -> None:
     """A fake provider keeps no threads: what it would read again is said by `input_tokens`."""
     client = open_client(ANTHROPIC)
+    needs(client.beta.messages, "create", "thread")
     with budget(usd=1, input_bound="bytes") as frame:
         first = BETA.ask(client, **BETA.says("x" * 5_000), thread={"type": "create"})
         tokens = provider.bill.lines[0].input_tokens + provider.bill.lines[0].output_tokens
@@ -458,9 +460,11 @@ def test_a_message_thread_is_bounded_by_the_messages_settled_here(provider: Any,
 
 
 def test_an_unknown_message_thread_is_refused_by_name(provider: Any, open_client: Any) -> None:
+    client = open_client(ANTHROPIC)
+    needs(client.beta.messages, "create", "thread")
     thread = {"type": "continue", "previous_message_id": "msg_of_somebody"}
     with budget(usd=1, input_bound="bytes"):
-        error = not_sent(provider, lambda: BETA.ask(open_client(ANTHROPIC), thread=thread))
+        error = not_sent(provider, lambda: BETA.ask(client, thread=thread))
     assert error.what == ("previous_message_id",)
 
 

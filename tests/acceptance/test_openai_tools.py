@@ -11,7 +11,7 @@ import pytest
 import farebox
 from farebox import BudgetExceeded, budget, report
 from farebox.testing import FakeProvider
-from tests.acceptance.rides import OPENAI, nothing_is_left
+from tests.acceptance.rides import OPENAI, needs, nothing_is_left
 
 pytestmark = [pytest.mark.usefixtures("metered")]
 
@@ -144,6 +144,7 @@ def test_a_chat_model_that_always_searches_pays_for_a_search(provider: FakeProvi
 
 def test_a_compaction_is_held_and_paid(provider: FakeProvider, client: Any) -> None:
     provider.answer(output_tokens=700)
+    needs(client.responses, "compact")
     with budget(usd=5) as b:
         client.responses.compact(model=MODEL, input=TEXT)
         assert b.spent_usd == provider.bill.usd == Decimal("0.005626")  # 13 tokens at 2 and 700 at 8 per million

@@ -16,7 +16,7 @@ import pytest
 import farebox
 from farebox import BudgetExceeded, budget, report
 from farebox.testing import FakeProvider
-from tests.acceptance.rides import ANTHROPIC, OPENAI, Ride, farebox_usd, nothing_is_left, only_record, outcomes
+from tests.acceptance.rides import ANTHROPIC, OPENAI, Ride, farebox_usd, needs, nothing_is_left, only_record, outcomes
 from tests.acceptance.test_modes import PRICES
 
 pytestmark = [
@@ -235,6 +235,7 @@ def test_an_answer_in_the_background_ends_at_it(provider: Any, open_client: Any)
 
 def test_embeddings_and_counts_are_not_touched(provider: Any, open_client: Any) -> None:
     client = open_client(OPENAI)
+    needs(client.responses, "input_tokens")
     with budget(usd=1, output_cap=1), budget(calls=1, output_cap=2) as frame:
         client.embeddings.create(model="text-embedding-3-small", input=SAID)
         client.responses.input_tokens.count(**RESPONSES.words)

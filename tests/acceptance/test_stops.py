@@ -17,7 +17,17 @@ from farebox import BudgetExceeded, budget, on_exceed, report, signals
 from farebox.errors import BudgetWarning, UnpricedModel
 from farebox.on_exceed import Proceed, Rewrite, Stop, Wait
 from tests.acceptance import rides
-from tests.acceptance.rides import ANTHROPIC, OPENAI, Ride, bound_of, farebox_usd, nothing_is_left, outcomes, stormproof
+from tests.acceptance.rides import (
+    ANTHROPIC,
+    OPENAI,
+    Ride,
+    bound_of,
+    farebox_usd,
+    needs,
+    nothing_is_left,
+    outcomes,
+    stormproof,
+)
 
 pytestmark = pytest.mark.usefixtures("metered")
 
@@ -47,7 +57,7 @@ def streamed_raw(ride: Ride, client: Any) -> None:
 
 
 def parsed(ride: Ride, client: Any) -> None:
-    ride.api(client).parse(**ride.words())
+    needs(ride.api(client), "parse")(**ride.words())
 
 
 WAYS = [Ride.ask, Ride.stream, Ride.raw, helped, streamed_raw, parsed]

@@ -36,6 +36,7 @@ class Environment(NamedTuple):
     tests: tuple[str, ...]
     python: str
     in_ci: bool
+    is_locked: bool
 
     @property
     def folder(self) -> Path:
@@ -56,16 +57,17 @@ class Failed(Exception):
 
 def environments() -> Iterator[Environment]:
     table = tomllib.loads(TABLE.read_text("utf-8"))
-    tools = table.pop("tools")
+    tools, of_sdks = table.pop("tools"), table.pop("of_sdks")
     for group, rows in table.items():
         for name, row in rows.items():
             yield Environment(
                 group,
                 name,
                 (*row["packages"], *(tool for tool in tools if not _has(row["packages"], tool))),
-                tuple(row["tests"]),
+                tuple(of_sdks if row["tests"] == "of_sdks" else row["tests"]),
                 row.get("python", ""),
                 row.get("ci", False),
+                not row.get("unlocked", False),
             )
 
 
@@ -110,15 +112,22 @@ def make(environment: Environment, python: str, *, is_fresh: bool, relocks: bool
     state = hashlib.sha256()
     for part in (str(PROJECT), python, repr(environment.packages), (PROJECT / "pyproject.toml").read_text("utf-8")):
         state.update(part.encode())
-    state.update(lock.read_bytes() if lock.exists() and not relocks else b"")
-    if not is_fresh and not relocks and stamp.exists() and stamp.read_text("utf-8") == state.hexdigest():
+    uses_lock = environment.is_locked and lock.exists() and not relocks
+    state.update(lock.read_bytes() if uses_lock else b"")
+    if (
+        not is_fresh
+        and not relocks
+        and environment.is_locked
+        and stamp.exists()
+        and stamp.read_text("utf-8") == state.hexdigest()
+    ):
         return
     _run([python, "-m", "venv", "--clear", "--without-pip", str(environment.folder)])
     pip = [sys.executable, "-m", "pip", "--python", str(environment.interpreter)]
-    locked = ["--constraint", str(lock)] if lock.exists() and not relocks else []
+    locked = ["--constraint", str(lock)] if uses_lock else []
     wanted = ["--only-binary=:all:", "--editable", str(PROJECT), *environment.packages]
     _run([*pip, "install", "-qq", "--no-input", "--disable-pip-version-check", *locked, *wanted])
-    if relocks:
+    if relocks and environment.is_locked:
         frozen = _run([*pip, "freeze", "--exclude-editable", "--disable-pip-version-check"])
         lock.parent.mkdir(exist_ok=True)
         lock.write_text(frozen, "utf-8")
@@ -137,15 +146,16 @@ def _run(command: list[str]) -> str:
 def test(environment: Environment, surfaces: Path | None) -> str:
     """The output of its tests."""
     command = [str(environment.interpreter), "-m", "pytest", "-q", "-n0", "-pno:cacheprovider"]
+    environ = dict(os.environ)
     if environment.group == "frameworks":
+        environ["TESTED_ENVIRONMENT"] = environment.name  # here nothing may be missing
         command += ["-ofilterwarnings=default", "-pno:warnings"]  # theirs are not ours to mend
     if surfaces is not None:
         command.append(f"--surfaces={surfaces / environment.name}.json")
     done = subprocess.run(
         [*command, *environment.tests],
         cwd=PROJECT,
-        # Here nothing may be missing.
-        env={**os.environ, "TESTED_ENVIRONMENT": environment.name},
+        env=environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
