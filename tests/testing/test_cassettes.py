@@ -19,6 +19,7 @@ import anthropic
 import openai
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
+from google import genai
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai import AsyncOpenAI, OpenAI
@@ -37,6 +38,7 @@ HTTP: Any = vars(openai._base_client).get("httpx2") or vars(openai._base_client)
 KEY = "sk-proj-abcdefghijklmnop1234567890"
 GPT = "gpt-4.1-mini"
 CLAUDE = "claude-haiku-4-5"
+GEMINI = "gemini-2.5-flash"
 
 
 class Player:
@@ -149,6 +151,25 @@ def async_message(provider: FakeProvider) -> Any:
     return asyncio.run(run())
 
 
+def google(provider: FakeProvider) -> Any:
+    async def run(client: genai.Client) -> Any:
+        async with client.aio as aio:
+            return (await aio.models.generate_content(model=GEMINI, contents="Hello?")).model_dump_json()
+
+    with genai.Client(api_key=KEY, http_options={"base_url": provider.google_base_url}) as client:
+        whole = client.models.generate_content(model=GEMINI, contents="Hello?").model_dump_json()
+        chunks = [
+            chunk.model_dump_json(exclude={"sdk_http_response"})
+            for chunk in client.models.generate_content_stream(model=GEMINI, contents="Hello?")
+        ]
+        return text_of(whole), chunks, text_of(asyncio.run(run(client)))
+
+
+def text_of(answer: str) -> Any:
+    """All of an answer but the headers that came with it, of which a cassette keeps a few."""
+    return {name: value for name, value in json.loads(answer).items() if name != "sdk_http_response"}
+
+
 SURFACES = [
     chat,
     chat_stream,
@@ -161,6 +182,7 @@ SURFACES = [
     message_stream,
     async_chat,
     async_message,
+    google,
 ]
 
 

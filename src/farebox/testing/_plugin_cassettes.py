@@ -35,7 +35,7 @@ _LONGEST_NAME: Final = 120
 _KEYS: Final = {
     "openai": ("OPENAI_API_KEY",),
     "anthropic": ("ANTHROPIC_API_KEY",),
-    "google": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    "gcp.gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
 }
 #: Packages that stand between a program and its cassette.
 _BELOW: Final = frozenset("openai anthropic google httpx httpx2 contextlib functools farebox".split())
