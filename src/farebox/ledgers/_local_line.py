@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from farebox.ledgers import Account, Answer, Grant, Need, Shortfall, View, WindowClosed
+from farebox.ledgers._fitting import amounts_of, shortfall
 from farebox.ledgers._waiting import MOST_OVERTAKINGS, OpenHold, Parked, is_contended, is_idle, prospects
 
 
@@ -94,6 +95,17 @@ class LocalLine:
         asking = limited[id(waiter)]
         reached = prospects(asking, limited.values(), open_holds, balances, time.monotonic())
         return any(one is asking for one in reached)
+
+    def may_stay(self, waiter: Waiter, known: Known) -> bool:
+        """Whether one in line is still to wait: for money, or to be told that it was spent, which the line is about to say."""
+        return self.is_hopeful(waiter, known) or self._is_too_late(waiter, known[1])
+
+    def _is_too_late(self, waiter: Waiter, views: Mapping[str, View]) -> bool:
+        asking, need = _in_force(waiter, views), waiter.need
+        balances = {one.key: attrs.astuple(views[one.key].balance) for one in asking.accounts if one.key in views}
+        least, floor = amounts_of(need, need.least_cap), amounts_of(need, need.floor_cap)
+        short = shortfall(balances, asking.accounts, asking.forced, least, floor)
+        return short is not None and not is_contended(short)
 
     def _is_clearly_hopeful(self, waiter: Waiter, holds: Mapping[int, Hold], views: Mapping[str, View]) -> bool:
         """Whether somebody who does not wait himself holds some of what it is short of: hundreds may ask, and often."""

@@ -441,7 +441,7 @@ class StoredLedger(Ledger):
 
     def still_hopeful(self, ticket: Ticket) -> bool:
         assert isinstance(ticket, Waiter)
-        return ticket.answer is not None or self._line.is_hopeful(ticket, (self._open, self._views))
+        return ticket.answer is not None or self._line.may_stay(ticket, (self._open, self._views))
 
     # The ledger's own thread
 
