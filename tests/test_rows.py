@@ -29,7 +29,7 @@ tags = st.dictionaries(words, words, max_size=4)
 
 _WORDS = (
     "sent_model response_model response_id request_id tier served_tier price_version error_class doubt decision scope "
-    "adjustment_id"
+    "adjustment_id upstream_provider"
 ).split()
 _COUNTS = (
     "bound_usd_nanos bound_tokens attempts choices charged_input_tokens charged_output_tokens messages text_bytes "

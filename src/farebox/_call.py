@@ -110,6 +110,8 @@ class _Progress:
     most_input_tokens: int = 0
     #: The scope that its client brings along, outermost.
     client_frame: Any
+    #: Who answers in another vendor's format; None for that vendor itself.
+    server: Any = None
     bound_usd_nanos: int
     bound_tokens: int
     decision: str = ""
@@ -151,6 +153,12 @@ class _Progress:
     cost_usd_nanos: int | None
     #: What it is known to have cost, whatever its tokens say.
     known_usd_nanos: int | None = None
+    #: What the provider says that it cost; believed where the price list is of about the same mind.
+    told_usd_nanos: int | None = None
+    #: The answer names a model that nobody here believes was billed: a gateway's word.
+    doubts_model: bool = False
+    #: Whose server a reseller asked, by its own name.
+    upstream_provider: str = ""
     #: Tokens charged: those of `usage`, or what was presumed where there is none.
     charged_input_tokens: int
     charged_output_tokens: int
@@ -413,6 +421,8 @@ class CallRecord:
     accounts: tuple[str, ...] = ()
     #: Of a correction: the id that it was made under, so that it is made once.
     adjustment_id: str = ""
+    #: Whose server a reseller asked, by its own name.
+    upstream_provider: str = ""
 
     @classmethod
     def of(cls, call: Call) -> CallRecord:

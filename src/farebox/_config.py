@@ -7,7 +7,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Never, get_args
 
 import attrs
@@ -44,6 +44,8 @@ class State:
     input_estimate: InputEstimate
     tags: Mapping[str, str] = EMPTY_TAGS
     useful_output_tokens: int = USEFUL_TOKENS
+    #: Names that servers know models by, and the models that they are.
+    deployments: Mapping[str, str] = EMPTY_TAGS
     #: Tokens of the answers that a later call can go on from, by id; the oldest are forgotten first.
     answers: dict[str, int] = attrs.field(factory=dict)
     #: Whether somebody said where to keep money; the default forgets it with the process.
@@ -112,6 +114,7 @@ def _begin() -> None:
         tags=settings.tags,
         useful_output_tokens=settings.useful_output_tokens,
         on_ledger_error=settings.on_ledger_error,
+        deployments=settings.deployments,
     )
     for budget in settings.budgets:
         budget.check_modes(begun.card)
@@ -137,6 +140,7 @@ def _rebuild() -> None:
     made = _base
     for _, changes in _layers:
         made = attrs.evolve(made, **changes)
+    made.card.name_deployments(made.deployments)
     for budget in made.standing:
         check_ledger(budget, made)
     _state = made
@@ -187,6 +191,7 @@ def configure(
     on_ledger_error: OnLedgerError | None = None,
     keep: str | None = None,
     clock: Callable[[], float] | None = None,
+    deployments: Mapping[str, str] | None = None,
     **unknown: Never,
 ) -> Configuration:
     """Set what is given, leave the rest.
@@ -199,6 +204,8 @@ def configure(
         tags: Labels of every call of this process; those of a scope win over them.
         prices: Own prices, as in `FAREBOX_PRICES`: the path of a TOML file, or inline JSON.  They replace earlier ones.
         useful_output_tokens: The least cap worth sending where farebox chooses it (64); below it a call is refused.
+        deployments: The models behind the names that a server knows them by, as Azure's deployments or a gateway's aliases:
+            `{"prod-chat": "gpt-4o"}`.  Such a name is priced as that model.
         on_ledger_error: While the ledger does not answer, `"closed"` refuses calls with `LedgerUnavailable`, and `"open"`
             sends them and charges them once it answers again.
         keep: How long the ledger keeps the rows of single calls, such as `"90d"`; their sums are kept for ever.  Goes with
@@ -218,11 +225,13 @@ def configure(
         word, value = next(iter(dict[str, Any](unknown).items()))
         raise ValueError(
             f"{word}={value!r} is no option of configure(); choose from ledger, budgets, tags, prices, "
-            "useful_output_tokens, on_ledger_error, keep, clock"
+            "useful_output_tokens, on_ledger_error, keep, clock, deployments"
         )
     with _lock:
         _begin()
-        changes = _changes_of(ledger, budgets, tags, prices, useful_output_tokens, on_ledger_error, keep, clock)
+        changes = _changes_of(
+            ledger, budgets, tags, prices, useful_output_tokens, on_ledger_error, keep, clock, deployments
+        )
         handle = Configuration()
         _layers.append((weakref.ref(handle), changes))
         try:
@@ -244,6 +253,7 @@ def _changes_of(
     on_ledger_error: OnLedgerError | None = None,
     keep: str | None = None,
     clock: Callable[[], float] | None = None,
+    deployments: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Fields of a state, from the words of `configure`; the ledger is opened last, when all other words are right."""
     changes: dict[str, Any] = {}
@@ -254,6 +264,8 @@ def _changes_of(
         changes["standing"] = _read_budgets(budgets)
     if tags is not None:
         changes["tags"] = read_tags(tags)
+    if deployments is not None:
+        changes["deployments"] = _read_deployments(deployments)
     if prices is not None:
         changes["card"] = _card_with_prices_of(prices)
     if useful_output_tokens is not None:
@@ -283,6 +295,13 @@ def _changes_of(
             "answers": {},
         }
     return changes
+
+
+def _read_deployments(given: Any) -> Mapping[str, str]:
+    """Names by names; TypeError for anything else."""
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for pair in given.items() for name in pair):
+        raise TypeError(f"deployments={given!r} is no dict of names; write deployments={{'prod-chat': 'gpt-4o'}}")
+    return MappingProxyType(dict(given))
 
 
 def _read_budgets(given: Iterable[Any]) -> tuple[Budget, ...]:

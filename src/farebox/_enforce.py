@@ -202,15 +202,23 @@ def _pay_one(
         ledger.release(hold_id, row)
 
 
+#: How far what a provider says it charged may be from the price list, either way: discounts and caches are within it.
+_MOST_TIMES_OFF: Final = 20
+
 #: How a call ends of which the last attempt can't have been billed.
 _UNBILLED: Final = frozenset({"failed", "vetoed"})
 
 
 def _charge(call: Call, plan: Plan, usage: Usage) -> int | None:
     """The price of what was used, at the rates of the model and the tier that were served."""
-    if not call.is_plain and call.known_usd_nanos is not None:
-        call.cost_source = "manual"
-        return call.known_usd_nanos
+    if not call.is_plain:
+        if call.known_usd_nanos is not None:
+            call.cost_source = "manual"
+            return call.known_usd_nanos
+        if call.told_usd_nanos is not None:
+            return _charge_told(call, plan, usage, call.told_usd_nanos)
+        if call.doubts_model:
+            return _charge_dearer(call, plan, usage)
     rates = plan.state.card.find_served(
         call.provider_name, call.model, call.response_model, call.started_at_seconds, call.served_tier or call.tier
     )
@@ -222,6 +230,36 @@ def _charge(call: Call, plan: Plan, usage: Usage) -> int | None:
     call.cost_source = "estimated" if call.doubt else rates.source
     call.price_version = rates.version
     return rates.charge_nanos(usage)
+
+
+def _charge_told(call: Call, plan: Plan, usage: Usage, told_nanos: int) -> int:
+    """What the provider says that it charged, unless it is far from what the price list comes to: cents for dollars, or nothing."""
+    call.told_usd_nanos = None
+    listed = _charge(call, plan, usage)
+    if listed is not None and not listed <= told_nanos * _MOST_TIMES_OFF <= listed * _MOST_TIMES_OFF**2:
+        times = f"{told_nanos / listed:.3g}" if listed else "not"
+        call.doubt = f"usage.cost is {times} times the list price"
+        call.cost_source = "estimated"
+        return listed
+    call.cost_source, call.price_version = "provider", ""
+    return told_nanos
+
+
+def _charge_dearer(call: Call, plan: Plan, usage: Usage) -> int | None:
+    """A gateway may bill the model asked for and name a cheaper one, or the other way round: the dearer of the two.
+
+    Where its names are mapped (`configure(deployments=...)`), what the map says.
+    """
+    call.doubts_model = False
+    card, at, tier = plan.state.card, call.started_at_seconds, call.served_tier or call.tier
+    served, asked = _charge(call, plan, usage), card.find(call.provider_name, call.model, at, tier)
+    if asked is None or served is None:
+        return served
+    nanos = asked.charge_nanos(usage)
+    if nanos > served or call.model in card.deployments:
+        call.price_version = asked.version
+        return nanos
+    return served
 
 
 def _charge_others(call: Call, plan: Plan, usage: Usage) -> Usage:
@@ -247,6 +285,8 @@ def _presumed(call: Call, plan: Plan) -> tuple[int | None, int, int]:
     grant, need = plan.grant, plan.need
     assert grant is not None
     call.cost_source = "estimated"
+    if call.outcome == "completed" and not call.doubt:
+        call.doubt = "the answer has no usage"
     nanos, tokens_out = grant.usd_nanos, grant.tokens - need.fixed_tokens
     if call.outcome == "closed" and call.received_tokens and not may_reason(call):
         # Received is of all choices together, the rates are of one token in each of them.

@@ -63,9 +63,10 @@ _PLAIN: Final[dict[str, Any]] = {
     "last_message_bytes": 0,
     "accounts": (),
     "adjustment_id": "",
+    "upstream_provider": "",
 }
 #: The last of them, as most calls have them: left out of the text.
-_NO_MORE: Final = ((), "")
+_NO_MORE: Final = ((), "", "")
 _plain = attrgetter(*_PLAIN)
 _EPOCH: Final = from_micros(0)
 #: The name of a tag that stands in a path as it is.
@@ -116,7 +117,7 @@ def dump(row: Call | CallRecord) -> str:
             row.bound_usd_nanos,
             row.usage,
             dict(row.tags),
-            *(plain[:-2] if plain[-2:] == _NO_MORE else plain),
+            *(plain[:-3] if plain[-3:] == _NO_MORE else plain),
         )
     )
 

@@ -22,6 +22,7 @@ from farebox._call import Call
 from farebox._patches import CLIENT_MARK, Link, Patches, failed, incompatible, never_sent
 from farebox._streams import end_call, leave_pending, read_answer, watch_response, watch_stream
 from farebox.providers import Provider, Reader, with_files, without_iterators
+from farebox.providers._compatible import Compatible, server_at
 from farebox.providers._unmetered import READER, unmetered_call
 
 _ADDRESS_MARK: Final = "_farebox_address"
@@ -65,6 +66,31 @@ def _look_for_stream(kind: type) -> bool:
     if len(_is_stream) < _MOST_ANSWERS:
         _is_stream[kind] = found
     return found
+
+
+def without_usage_chunk(link: Link, options: Any, body: dict[str, Any], error: BaseException) -> bool:
+    """Whether a server has refused a stream for the usage that we asked it for; then it is not asked any more."""
+    call, server = link.call, link.provider
+    if (
+        type(server) is not Compatible
+        or not call.adds_usage_chunk
+        or getattr(error, "status_code", 0) not in (400, 422)
+    ):
+        return False
+    if "stream_options" not in f"{error} {getattr(error, 'body', '')}":
+        return False
+    server.refuses_usage_chunk = True
+    call.adds_usage_chunk = False
+    for name in ("json_data", "extra_json"):
+        sent = options.__dict__.get(name)
+        if isinstance(sent, dict) and "stream_options" in sent:
+            kept = {key: value for key, value in sent.items() if key != "stream_options"}
+            own = {key: body[key] for key in ("stream_options",) if key in body}
+            options.__dict__[name] = {**kept, **own}
+    if getattr(options, "content", None) is not None:
+        kept = {key: value for key, value in json.loads(options.content).items() if key != "stream_options"}
+        options.__dict__["content"] = json.dumps(kept).encode()
+    return True
 
 
 class Seam(Patches):
@@ -138,6 +164,8 @@ class Seam(Patches):
                 result = original(client, cast_to, options, *args, **kwargs)
                 self.take(link, result)
             except BaseException as error:
+                if without_usage_chunk(link, options, body, error):
+                    return self.resend(link, original, client, cast_to, options, *args, **kwargs)
                 failed(link, error)
                 raise
             finally:
@@ -169,6 +197,8 @@ class Seam(Patches):
                 result = await original(client, cast_to, options, *args, **kwargs)
                 self.take(link, result)
             except BaseException as error:
+                if without_usage_chunk(link, options, body, error):
+                    return await self.aresend(link, original, client, cast_to, options, *args, **kwargs)
                 failed(link, error)
                 raise
             finally:
@@ -178,6 +208,26 @@ class Seam(Patches):
             return result
 
         return request
+
+    def resend(self, link: Link, original: Any, *args: Any, **kwargs: Any) -> Any:
+        """The request was refused for what we had added to it: send it once more, without."""
+        try:
+            result = original(*args, **kwargs)
+            self.take(link, result)
+        except BaseException as error:
+            failed(link, error)
+            raise
+        return result
+
+    async def aresend(self, link: Link, original: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `resend`."""
+        try:
+            result = await original(*args, **kwargs)
+            self.take(link, result)
+        except BaseException as error:
+            failed(link, error)
+            raise
+        return result
 
     def begin(
         self, client: Any, options: Any, kwargs: dict[str, Any]
@@ -199,7 +249,7 @@ class Seam(Patches):
             if body is None:
                 return self.begin_unread(client, options, None, kwargs)
         try:
-            path, server_address = _address(client, given["url"])
+            path, server_address, reader = self.address(client, given["url"])
             if is_whole and read_plain is not None:
                 call = read_plain(path, body, server_address)
         except Exception as error:
@@ -217,24 +267,45 @@ class Seam(Patches):
                 return None
             if call is None:
                 return self.begin_unread(client, options, body, kwargs)
+        if type(reader) is Compatible:
+            reader.meet(call, path)
         if kwargs.get("stream"):
             call.is_stream = True
         call.timeouts = (given["timeout"], client.timeout)
         call.client_frame = client.__dict__.get(CLIENT_MARK)
-        return options, body, ParserLink(call, self.provider, previous), call
+        return options, body, ParserLink(call, reader, previous), call
 
     def begin_unread(
         self, client: Any, options: Any, body: dict[str, Any] | None, kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any], ParserLink, Call] | None:
         """As `begin`, for what the provider does not read: None where it is free, or malformed, or no POST of this SDK's."""
-        path, server_address = _address(client, options.url)
+        path, server_address, reader = self.address(client, options.url)
         if self.provider.metering(path) != "unmetered":
             return None
-        call = unmetered_call(self.provider.name, path, body, server_address)
+        call = unmetered_call(reader.name, path, body, server_address)
         call.is_stream = bool(kwargs.get("stream"))
         call.timeouts = (options.timeout, client.timeout)
         call.client_frame = client.__dict__.get(CLIENT_MARK)
         return copied(options), {}, ParserLink(call, READER, options.post_parser), call
+
+    def address(self, client: Any, url: str) -> tuple[str, str, Provider | Compatible]:
+        """The path that a request goes to, however it is spelt, the host, and who reads what it answers; kept with the client."""
+        base: Any
+        known: dict[str, tuple[str, str, Provider | Compatible]]
+        base, known = client.__dict__.get(_ADDRESS_MARK) or (None, {})
+        if base is not client._base_url:
+            known = {}
+            client.__dict__[_ADDRESS_MARK] = (client._base_url, known)
+        found = known.get(url)
+        if found is None:
+            prepared = client._prepare_url(url)
+            path, host = posixpath.normpath(prepared.path), prepared.host
+            is_own = getattr(self.provider, "is_own", None)
+            reader = self.provider if is_own is None or is_own(host) else server_at(self.provider, host, prepared.port)
+            found = path, host, reader
+            if len(known) < _MOST_ADDRESSES:
+                known[url] = found
+        return found
 
     def readable(self, options: Any, body: dict[str, Any]) -> dict[str, Any]:
         """`body` without what is not sent, and without iterators: they are read once, here, and sent as lists."""
@@ -295,22 +366,22 @@ class Seam(Patches):
 
     def answer_pending(self, client: Any, options: Any, result: Any) -> None:
         """Settle an earlier call if this request asked after its answer, and it is there by now."""
-        path, _ = _address(client, options.url)
-        call = _pending.find(self.provider.name, self.provider.answers(path, options.method))
+        path, _, reader = self.address(client, options.url)
+        call = _pending.find(reader.name, self.provider.answers(path, options.method))
         if call is None:
             return
         if _look_for_stream(type(result)):
             if _pending.forget(call):
                 call.is_pending = False
-                watch_stream(result, call, self.provider)
+                watch_stream(result, call, reader)
             return
         response = getattr(result, "http_response", None)
         if response is not None and not hasattr(response, "_content"):
             if _pending.forget(call):
-                watch_response(response, call, self.provider)
+                watch_response(response, call, reader)
             return
         call.is_pending = False
-        read_answer(call, self.provider, result if response is None else parsed(response.content))
+        read_answer(call, reader, result if response is None else parsed(response.content))
         if not call.is_pending and _pending.forget(call):
             end_call(call, "completed")
 
@@ -354,24 +425,6 @@ def _ask_before_retry(original: Any) -> Any:
 
 def _request_id(headers: Any) -> str:
     return str(headers.get("x-request-id") or headers.get("request-id") or "")[:200]
-
-
-def _address(client: Any, url: str) -> tuple[str, str]:
-    """The path that a request goes to, however it is spelt, and the host; kept with the client."""
-    base: Any
-    known: dict[str, tuple[str, str]]
-    base, known = client.__dict__.get(_ADDRESS_MARK) or (None, {})
-    if base is not client._base_url:
-        known = {}
-        client.__dict__[_ADDRESS_MARK] = (client._base_url, known)
-    found = known.get(url)
-    if found is None:
-        prepared = client._prepare_url(url)
-        path = posixpath.normpath(prepared.path)
-        found = path, prepared.host
-        if len(known) < _MOST_ADDRESSES:
-            known[url] = found
-    return found
 
 
 # ── finding and checking the seams ───────────────────────────────────────────────────────────────────────────────

@@ -25,6 +25,7 @@ _EXAMPLES: Final[dict[str, Any]] = {
     "useful_output_tokens": 64,
     "on_ledger_error": "closed",
     "keep": "90d",
+    "deployments": {"prod-chat": "gpt-4o"},
     "budgets": None,
 }
 
@@ -81,6 +82,7 @@ class Settings:
     on_ledger_error: OnLedgerError | None = None
     budgets: tuple[Budget, ...] = ()
     keep: str | None = None
+    deployments: Mapping[str, str] | None = None
     source: Path | None = None
 
 
@@ -114,6 +116,7 @@ def read_settings(environ: Mapping[str, str], folder: Path) -> Settings:
         on_ledger_error=_on_ledger_error(said.get("on_ledger_error")),
         budgets=_read_budgets(budgets) if isinstance(budgets, _InFile) else (),
         keep=_keep(said.get("keep")),
+        deployments=_deployments(said.get("deployments")),
         source=None if file is None else file.path,
     )
 
@@ -250,6 +253,17 @@ def _keep(said: _Said | None) -> str | None:
     if not isinstance(said.value, str) or not _SPAN.fullmatch(said.value):
         raise said.wrong("is no span, which is a number and s, m, h, d or w")
     return said.value
+
+
+def _deployments(said: _Said | None) -> Mapping[str, str] | None:
+    if said is None:
+        return None
+    if not isinstance(said.value, dict):
+        raise said.wrong(f"is a {_kind(said.value)}")
+    for name, model in said.value.items():
+        if not isinstance(model, str):
+            raise said.wrong(f"has a {_kind(model)} for {name!r}, which takes the name of a model")
+    return dict(said.value)
 
 
 # Budgets.

@@ -27,6 +27,7 @@ from farebox.errors import (
 )
 from farebox.ledgers import NO_LIMIT, Shortfall
 from farebox.on_exceed import DecisionEvent, Short
+from farebox.providers._servers import is_local
 
 _logger = logging.getLogger("farebox")
 
@@ -241,12 +242,21 @@ def unpriced(call: Call, speaker: Speaker, known: list[str]) -> UnpricedModel:
     """The error of a model without a price under a usd limit."""
     return UnpricedModel(
         f"model {call.model!r} of {call.provider_name} has no price, and budget {speaker.budget.name!r} has a usd limit; "
-        "nothing was sent\n"
-        f"  write: farebox.set_price({call.model!r}, input_per_million=..., output_per_million=...)"
+        f"nothing was sent\n  write: {_price_to_write(call, call.model)}"
         + (f"; priced and similar: {', '.join(known)}" if known else ""),
         provider_name=call.provider_name,
         model=call.model,
     )
+
+
+def _price_to_write(call: Call, model: str) -> str:
+    """The line that says what a model costs, as far as its server lets it be guessed."""
+    line = f"farebox.set_price({model!r}, input_per_million=..., output_per_million=...)"
+    if call.provider_name == "azure.ai.openai":
+        return f"farebox.configure(deployments={{{model!r}: 'gpt-4o'}}) with the model that was deployed, or {line}"
+    if is_local(call.server_address):
+        return f"{line}, with 0 for both if this server of your own costs nothing"
+    return line
 
 
 def unmetered(call: Call, speaker: Speaker) -> UnmeteredCall:
@@ -291,7 +301,7 @@ def warn_unpriced(call: Call) -> None:
         _warned_unpriced.add(key)
         warn_late(
             f"model {key[1]!r} of {key[0]} has no price: its calls are counted but not priced; "
-            f"write farebox.set_price({key[1]!r}, input_per_million=..., output_per_million=...)",
+            f"write {_price_to_write(call, key[1])}",
             UnpricedWarning,
         )
 

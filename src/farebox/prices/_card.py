@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterable
-from types import ModuleType
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType, ModuleType
 from typing import Final, TypeVar
 
 import attrs
 
 from farebox._money import MOST_NANOS, PICOS_PER_NANO, UsdLike
 from farebox.prices._manual import ManualPrice, ManualPrices
-from farebox.prices._names import LONGEST_NAME, is_plausible, model_id, provider_id
+from farebox.prices._names import LONGEST_NAME, is_free_variant, is_plausible, model_id, provider_id
 from farebox.prices._rates import CacheWrite, Rates, merge_dearest
 from farebox.prices.limits import ModelLimits, model_limits
 
@@ -71,6 +71,9 @@ class RateCard:
     Safe to share between threads, and across a fork: a lookup takes no lock.  The price list is loaded by the first
     lookup that needs it, or by `warm()`.
     """
+
+    #: Names that a server knows models by, such as Azure's deployments, and the models that they are.
+    deployments: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, overrides: Iterable[ManualPrice] = ()) -> None:
         self._manual = ManualPrices(overrides)
@@ -181,6 +184,13 @@ class RateCard:
         card.set_price(model, provider=provider, **usd)
         return card
 
+    def name_deployments(self, deployments: Mapping[str, str]) -> None:
+        """Price these names as the models that they stand for, unless they have prices of their own."""
+        with self._changing:
+            if dict(self.deployments) != dict(deployments):
+                self.deployments = MappingProxyType(dict(deployments))
+                self._forget()
+
     @property
     def overrides(self) -> tuple[ManualPrice, ...]:
         """The user's own prices, in the order they were set."""
@@ -220,7 +230,7 @@ class RateCard:
         return rates
 
     def _make_tariff(self, provider_name: str, model: str, tier: str, cache_write: CacheWrite, at: float) -> Tariff:
-        tariffs, limits = self._tariffs, model_limits(provider_name, model)
+        tariffs, limits = self._tariffs, model_limits(provider_name, self.deployments.get(model, model))
         now = self.find(provider_name, model, at, tier)
         if now is None:
             return Tariff(limits=limits)
@@ -276,9 +286,12 @@ class RateCard:
         manual = self._manual.find(provider, model)
         if manual is not None:
             return attrs.evolve(manual.rates(provider, model), tier=tier)
+        model = self.deployments.get(model, model)
         if not is_plausible(model):
             return None
         listed = _price_list()
+        if is_free_variant(provider, model):
+            return listed.free_rates(provider, model, tier)  # type: ignore[no-any-return]
         entry = listed.find_entry(provider, model)
         rates: Rates | None = None if entry is None else listed.rates_at(entry, at, tier)
         return listed.rates_of_units(provider, model, tier) if rates is None else rates

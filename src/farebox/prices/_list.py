@@ -159,6 +159,12 @@ def rates_of_units(provider: str, model: str, tier: str) -> Rates | None:
     )
 
 
+def free_rates(provider: str, model: str, tier: str) -> Rates:
+    """Rates of a model that its provider gives away by its name."""
+    nothing = build_steps({0: {"input": 0, "output": 0}})
+    return Rates(provider=provider, matched_model=model, tier=tier, source="list", version=VERSION, steps=nothing)
+
+
 def entries(provider: str) -> Iterator[Entry]:
     """Every model of a provider, and of those whose models it resells."""
     listed = _BY_ID.get(provider)

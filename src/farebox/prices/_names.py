@@ -34,6 +34,9 @@ _PROVIDER_IDS: Final = {
 
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 _GOOGLE_PATH: Final = re.compile(r"^(?:projects/[^/]+/locations/[^/]+/)?(?:publishers/[^/]+/)?(?:models/)?")
+#: How OpenRouter is to choose a server for a model, which is priced as that model; `:online` searches for a fee besides
+#: (https://openrouter.ai/docs/guides/routing/model-variants, a copy, read 2026-11-29).
+_OPENROUTER_VARIANT: Final = re.compile(r":(?:online|nitro|floor|exacto)$")
 _BEDROCK_FOUNDATION: Final = re.compile(r"^arn:aws[^:]*:bedrock:[^:]*:[^:]*:foundation-model/")
 _BEDROCK_VENDOR: Final = re.compile(
     r"^(?:(?:us|us-gov|eu|apac|jp|au|ca|global)\.)?(?:amazon|anthropic|cohere|deepseek|google|meta|mistral|openai)\."
@@ -59,9 +62,16 @@ def model_id(provider: str, model: str) -> str:
     name = model.lower()
     if provider == "google":
         return _GOOGLE_PATH.sub("", name)
+    if provider == "openrouter":
+        return _OPENROUTER_VARIANT.sub("", name)
     if provider == "aws":
         return _BEDROCK_FOUNDATION.sub("", name)
     return name
+
+
+def is_free_variant(provider: str, model: str) -> bool:
+    """Whether a name says that its server charges nothing: OpenRouter's `:free` (source as above)."""
+    return provider == "openrouter" and model.lower().endswith(":free")
 
 
 def family(model: str) -> str:

@@ -33,7 +33,7 @@ def read_tier(call: Call, body: Mapping[str, Any]) -> None:
 
 def is_own_server(server_address: str) -> bool:
     """Whether OpenAI or Azure answers there, and not a compatible server of somebody else's."""
-    return server_address.endswith((".openai.com", ".openai.azure.com"))
+    return server_address.endswith((".openai.com", ".azure.com"))
 
 
 def ask_for_usage(call: Call, body: Mapping[str, Any], changes: dict[str, Any]) -> None:
@@ -186,6 +186,8 @@ class ChoicesReader:
             found = fields(chunk)
             read_head(self._call, found)
             read_finish(self._call, found)
+        if self._call.server is not None:
+            self._usage = self._call.server.usual(self._call, self._usage, self._recent)
         if self._usage is None:
             return
         if self._is_final or self._has_ended():

@@ -84,6 +84,10 @@ _LEAST_THINKING: Final = 1_024
 _SERVER_TOOLS: Final = ("web_search", "web_fetch", "code_execution", "advisor", "mcp")
 
 
+#: Anthropic's, and those of the clouds that its SDK has clients for.
+_OWN_HOSTS: Final = (".anthropic.com", ".amazonaws.com", ".googleapis.com", ".azure.com")
+
+
 class Anthropic:
     """Messages over `POST /v1/messages`."""
 
@@ -148,6 +152,9 @@ class Anthropic:
         if call.provider_name == "gcp.vertex_ai" and server_address != _VERTEX_EVERYWHERE:
             call.tier = "+".join(filter(None, (call.tier, "regional")))
         return call
+
+    def is_own(self, host: str) -> bool:
+        return host.endswith(_OWN_HOSTS)
 
     def metering(self, path: str) -> Metering:
         if path.endswith(_MESSAGES):

@@ -177,6 +177,9 @@ class OpenAI:
         call.tier = in_region(server_address, call.tier)
         return call
 
+    def is_own(self, host: str) -> bool:
+        return host.endswith(".openai.com")
+
     def metering(self, path: str) -> Metering:
         if path.endswith(_CHAT) or surface_of(path) is not None:
             return "metered"
