@@ -27,6 +27,7 @@ from farebox._call import Call
 from farebox._patches import CLIENT_MARK, Link, Patches, failed, incompatible, is_named, never_sent
 from farebox._seam_interactions import MODULE as STACK
 from farebox._seam_interactions import Stack, stacks
+from farebox._seam_live import Sessions, sessions
 from farebox._streams import Guard, Watch, end_call, read_answer
 from farebox.providers import Provider, Reader
 from farebox.providers._unmetered import READER, unmetered_call
@@ -81,6 +82,8 @@ class GoogleSeam(Patches):
         self._patch(base, "_async_request", self._async_request)
         self._patch(base, "_request_once", _count_attempt)
         self._patch(base, "_async_request_once", _count_async_attempt)
+        for cls, name in sessions():
+            self._patch(cls, "connect", Sessions(self, name).wrap)
         _imports.when_imported(STACK, self.install_stack)
 
     def install_stack(self) -> None:

@@ -99,6 +99,24 @@ class Ride:
         return self.api(client).with_streaming_response.create(**self.words(**changes))
 
 
+def _closable(kind: Any) -> Any:
+    """Google's client, which before 1.44 or so can't be entered and closed."""
+    if hasattr(kind, "__enter__"):
+        return kind
+    http: Any = importlib.import_module("google.genai.client")
+
+    async def aclose(aio: Any, *_: object) -> None:
+        await aio._api_client._async_httpx_client.aclose()
+
+    async def same(aio: Any) -> Any:
+        return aio
+
+    http.AsyncClient.__aenter__, http.AsyncClient.__aexit__ = same, aclose
+    kind.__enter__ = lambda client: client
+    kind.__exit__ = lambda client, *_: client._api_client._httpx_client.close()
+    return kind
+
+
 class GoogleRide(Ride):
     """Google's SDK: other words, one client for sync and async, and streams that are sent when they are first read.
 
@@ -122,7 +140,7 @@ class GoogleRide(Ride):
                 "max_delay": 0.001,
                 "http_status_codes": [408, 409, 429, 500, 502, 503, 504],
             }
-        client = genai.Client(api_key="fake", http_options=http_options)
+        client = _closable(genai.Client)(api_key="fake", http_options=http_options)
         if prefix:
             client.aio.__dict__["kept"] = client  # it closes what both send through when it is gone
         return client.aio if prefix else client
