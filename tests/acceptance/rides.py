@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import functools
 import importlib
+import importlib.util
 import inspect
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -165,8 +167,11 @@ OPENAI = Ride("openai", "gpt-4o-mini", 600)
 ANTHROPIC = Ride("anthropic", "claude-haiku-4-5", 5_000)
 GOOGLE = GoogleRide("google", "gemini-2.5-flash-lite", 400)
 RIDES = [OPENAI, ANTHROPIC]
+#: Google's, where it is installed; what is only about it is skipped elsewhere, with this reason.
+HAS_GOOGLE = importlib.util.find_spec("google") is not None and importlib.util.find_spec("google.genai") is not None
+WITH_GOOGLE = pytest.mark.skipif(not HAS_GOOGLE, reason="google-genai is not installed")
 #: For the storms in which a third SDK, with other plumbing, proves something new.
-ALL_RIDES = [*RIDES, GOOGLE]
+ALL_RIDES = [*RIDES, GOOGLE] if HAS_GOOGLE else RIDES
 
 
 @attrs.frozen
@@ -273,6 +278,15 @@ def spent_at_least_the_bill(provider: FakeProvider) -> None:
 def run(main: Callable[[], Any]) -> Any:
     """`asyncio.run`, of a coroutine function."""
     return asyncio.run(main())
+
+
+def google_errors() -> tuple[type[Exception], ...]:
+    """What Google's SDK raises: its own error for a status, and that of its transport for what died."""
+    if not HAS_GOOGLE:
+        return ()
+    errors: Any = importlib.import_module("google.genai.errors")
+    transports = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
+    return (errors.APIError, *(transport.HTTPError for transport in transports))
 
 
 def attempt(call: Callable[[], Any]) -> Any:

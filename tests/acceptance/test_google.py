@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
-import google.auth.credentials
 import pytest
+
+pytest.importorskip("google.genai", reason="google-genai is not installed")
+
+import google.auth.credentials
 from google import genai
 from google.genai import errors, types
 

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+
+pytest.importorskip("google.genai", reason="google-genai is not installed")
+
 from google import genai
 
 import farebox

@@ -9,8 +9,6 @@ import threading
 from typing import Any
 
 import anthropic
-import google.genai.errors
-import httpx2
 import openai
 import pytest
 
@@ -20,10 +18,12 @@ from tests.acceptance.rides import (
     GOOGLE,
     MESSAGES,
     RIDES,
+    WITH_GOOGLE,
     Ride,
     attempt,
     bound_of,
     farebox_usd,
+    google_errors,
     nothing_is_left,
     only_record,
     spent_at_least_the_bill,
@@ -34,8 +34,7 @@ pytestmark = pytest.mark.usefixtures("metered")
 
 AT_ONCE = {"retry-after-ms": "1"}
 SOON = 0.15
-#: Google's SDK raises its own error for a status, and that of its transport for what died.
-ERRORS = (openai.OpenAIError, anthropic.AnthropicError, google.genai.errors.APIError, httpx2.HTTPError)
+ERRORS = (openai.OpenAIError, anthropic.AnthropicError, *google_errors())
 
 
 def refuse(status: int, times: int) -> Any:
@@ -90,7 +89,9 @@ TABLE = [
 
 #: With tenacity inside, Google's attempts are seen elsewhere than the others': a row of each kind.  A lost connection it does
 #: not try again.
-ROWS = [(ride, row) for ride in RIDES for row in TABLE] + [(GOOGLE, TABLE[at]) for at in (1, 2, 6, 11, 12, 14, 15, 19)]
+ROWS = [(ride, row) for ride in RIDES for row in TABLE] + [
+    pytest.param(GOOGLE, TABLE[at], marks=WITH_GOOGLE) for at in (1, 2, 6, 11, 12, 14, 15, 19)
+]
 
 
 @pytest.fixture
@@ -147,7 +148,9 @@ def _refused_last(provider: Any) -> bool:
 @pytest.mark.usefixtures("hasty")
 @pytest.mark.parametrize("kind", ["sync", "async"])
 @pytest.mark.parametrize(
-    ("ride", "fit"), [(ride, fit) for ride in RIDES for fit in (1, 2)] + [(GOOGLE, 1), (GOOGLE, 2)]
+    ("ride", "fit"),
+    [(ride, fit) for ride in RIDES for fit in (1, 2)]
+    + [pytest.param(GOOGLE, fit, marks=WITH_GOOGLE) for fit in (1, 2)],
 )
 def test_a_retry_that_does_not_fit_is_not_sent(ride: Ride, provider: Any, kind: str, fit: int) -> None:
     options: dict[str, Any] = {"max_retries": 2}
