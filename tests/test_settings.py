@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+import farebox
+from farebox import _config
 from farebox._settings import Settings, read_settings, shown
 from farebox._settings_file import line_of
 from farebox.ledgers import NO_LIMIT
@@ -763,3 +766,22 @@ def test_without_a_file_no_parser_is_loaded(tmp_path: Path) -> None:
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("in_file", [True, False])
+def test_a_ledger_that_can_not_be_opened_is_an_error_that_says_where_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_file: bool
+) -> None:
+    (tmp_path / "no.db").write_text("this is no database", "utf-8")
+    file = tmp_path / "farebox.toml"
+    file.write_text('keep = "1d"\n' + ('ledger = "sqlite:///no.db"\n' if in_file else ""), "utf-8")
+    monkeypatch.setenv("FAREBOX_CONFIG", str(file))
+    if not in_file:
+        monkeypatch.setenv("FAREBOX_LEDGER", f"sqlite:///{tmp_path}/no.db")
+    _config._layers.clear()
+    monkeypatch.setattr(_config, "_base", None)
+    monkeypatch.setattr(_config, "_state", None)
+    monkeypatch.setattr(_config, "_unopened", None)
+    where = f"{file}, line 2: " if in_file else "FAREBOX_LEDGER: "
+    with pytest.raises(ValueError, match="^" + re.escape(where) + ".*is a file that is no database"):
+        farebox.status()

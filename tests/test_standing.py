@@ -322,6 +322,20 @@ def test_reset_starts_the_window_anew_and_reports_keep_what_was_spent(begin: Ope
     assert farebox.report().total.calls == 2
 
 
+def test_a_kill_is_in_every_list_before_the_first_call(begin: Open) -> None:
+    begin(budget("plan", usd=5, per="day", each="tenant"), budget("org", usd=5, per="day"))
+    assert [(row.budget, row.is_killed) for row in farebox.status()] == [("org", False)]
+    farebox.kill("plan", tenant="a&b=c")
+    farebox.kill("org")
+    assert [(row.budget, dict(row.tags), row.is_killed) for row in farebox.status()] == [
+        ("org", {}, True),
+        ("plan", {"tenant": "a&b=c"}, True),
+    ]
+    assert [row.is_killed for row in farebox.status("plan", tenant="new")] == [False]
+    farebox.unkill("plan", tenant="a&b=c")
+    assert not any(row.is_killed for row in farebox.status("plan"))
+
+
 def test_a_killed_tenant_is_refused_in_any_mode_until_it_is_let_go_on(begin: Open) -> None:
     begin(budget("plan", calls=100, per="month", each="tenant", on_exceed="warn"))
     farebox.kill("plan", tenant="acme")

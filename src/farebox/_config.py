@@ -135,7 +135,7 @@ def _rebuild() -> None:
         try:
             opened = _changes_of(ledger=_unopened.ledger, keep=_unopened.keep)
         except (ValueError, LedgerUnavailable) as error:
-            raise type(error)(f"{_unopened.source or 'the environment'}: {error}") from error
+            raise type(error)(f"{_unopened.ledger_said_at}: {error}") from error
         _base, _unopened = attrs.evolve(_base, **opened), None
     made = _base
     for _, changes in _layers:

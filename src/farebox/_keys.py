@@ -61,6 +61,18 @@ def control_keys(budget: str, period: str, tags: Mapping[str, str]) -> tuple[str
     return tuple(keys)
 
 
+def read_control_tags(text: str, budget: str) -> Mapping[str, str] | None:
+    """The tags of the accounts of a budget that something was said about under this key; None where it is of another budget."""
+    from urllib.parse import unquote
+
+    about, _, tags = text.partition("?")
+    if unquote(about.partition("/")[0]) != budget:
+        return None
+    return {
+        unquote(name): unquote(value) for name, value in (tag.split("=", 1) for tag in tags.split("&") if "=" in tag)
+    }
+
+
 _KEY = re.compile(r"([^/?#]*)/([a-z]+)/([^/?#]*)(?:\?([^#]*))?#(\d+)")
 
 

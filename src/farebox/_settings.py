@@ -73,6 +73,7 @@ class Settings:
         prices: A path or inline JSON, as `read_prices` takes it; relative as above.
         keep: How long single rows are kept: a number and s, m, h, d or w.
         source: The file that was read.
+        ledger_said_at: Where `ledger` stands: a file and its line, or a variable.
     """
 
     ledger: str | None = attrs.field(default=None, repr=_shown_or_none)
@@ -84,6 +85,7 @@ class Settings:
     keep: str | None = None
     deployments: Mapping[str, str] | None = None
     source: Path | None = None
+    ledger_said_at: str = attrs.field(default="", eq=False)
 
 
 def read_settings(environ: Mapping[str, str], folder: Path) -> Settings:
@@ -118,6 +120,7 @@ def read_settings(environ: Mapping[str, str], folder: Path) -> Settings:
         keep=_keep(said.get("keep")),
         deployments=_deployments(said.get("deployments")),
         source=None if file is None else file.path,
+        ledger_said_at="" if (ledger := said.get("ledger")) is None else ledger.where(),
     )
 
 
@@ -136,6 +139,10 @@ class _InFile:
         advice = f"{self.word} = {_as_toml(_EXAMPLES[self.word])}"
         return self.file.wrong((self.word,), f"{self} {problem}; write {advice}")
 
+    def where(self) -> str:
+        line = self.file.line((self.word,))
+        return f"{self.file.path}{'' if line is None else f', line {line}'}"
+
 
 @attrs.frozen
 class _InEnvironment:
@@ -149,6 +156,9 @@ class _InEnvironment:
 
     def wrong(self, problem: str) -> ValueError:
         return ValueError(f"{self} {problem}; write {self.variable}={_VARIABLES[self.variable][1]}")
+
+    def where(self) -> str:
+        return self.variable
 
 
 _Said = _InFile | _InEnvironment

@@ -18,7 +18,7 @@ from farebox import _config
 from farebox._budget import Budget, in_unit
 from farebox._budget_words import CountLimit, UsdLimit, read_limits
 from farebox._call import read_tags
-from farebox._keys import Key, control_key, read_key, stem_prefix
+from farebox._keys import Key, control_key, read_control_tags, read_key, stem_prefix
 from farebox._standing import terms_at
 from farebox._windows import Period
 from farebox.errors import Unit
@@ -70,8 +70,8 @@ def status(budget: str | None = None, /, **tags: object) -> list[Status]:
         if parts is not None:
             found[key] = parts, view
     for one in state.standing:
-        if not one.each:
-            for account in terms_at(one, {}, state):
+        for chosen in _chosen(one, asked, state.ledger):
+            for account in terms_at(one, chosen, state):
                 parts = read_key(account.key)
                 assert parts is not None
                 found[account.key] = parts, state.ledger.view(account)
@@ -84,6 +84,14 @@ def status(budget: str | None = None, /, **tags: object) -> list[Status]:
         for row in _rows(parts, view, known.get(parts.budget))
     ]
     return sorted(rows, key=lambda row: (row.budget, tuple(row.tags.items()), row.period, row.unit))
+
+
+def _chosen(budget: Budget, asked: Mapping[str, str], ledger: Ledger) -> list[Mapping[str, str]]:
+    """The tags of accounts that are there without a call: the only one, the one that is asked for, those somebody spoke of."""
+    if not budget.each:
+        return [{}]
+    said = [read_control_tags(key, budget.name) for key in ledger.controls()]
+    return [tags for tags in (asked, *said) if tags is not None and set(tags) == set(budget.each)]
 
 
 def _rows(parts: Key, view: View, budget: Budget | None) -> Iterator[Status]:

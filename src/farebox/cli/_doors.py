@@ -103,9 +103,11 @@ def use_ledger(*, makes: bool = False) -> ChosenLedger:
         )
     if chosen.path is not None and not chosen.path.exists():
         if not makes:
+            is_default = chosen.said_by.startswith("nobody")
+            by_whom = "is given it as FAREBOX_LEDGER" if is_default else f"has farebox and goes by {chosen.said_by}"
             raise Problem(
-                f"there is no ledger yet at {chosen.path}; farebox run -- python agent.py makes it, and so does a "
-                "program that is given it as FAREBOX_LEDGER",
+                f"there is no ledger yet at {chosen.path}; farebox run -- python agent.py makes it, and so does the first "
+                f"call of a program that {by_whom}",
                 NOT_FOUND,
             )
         if chosen.said_by.startswith("nobody"):

@@ -218,9 +218,7 @@ def _why_unmeasured(told: set[str]) -> str:
 def _summary(name: str, words: dict[str, Any], total: Any, ledger: str) -> str:
     tokens = total.input_tokens + total.output_tokens
     of = {unit: f" of {words[unit]}" if unit in words else "" for unit in ("usd", "tokens", "calls")}
-    said = (
-        f"{name}: {amount(total.usd)}{of['usd']} USD, {tokens}{of['tokens']} tokens, {total.calls}{of['calls']} calls"
-    )
+    said = f"{name}: {amount(total.usd)}{of['usd']} USD, {tokens}{of['tokens']} tokens, {total.calls}{of['calls']} {'call' if total.calls == 1 and not of['calls'] else 'calls'}"
     if total.reserved_usd:
         said += f"; {amount(total.reserved_usd)} USD still reserved"
     if total.unpriced_calls:
