@@ -78,7 +78,7 @@ ROOMS = {
     ),
     "_enforce": Room(
         "the subscriber: the one place where all of it meets",
-        BUDGETS | rooms("_scope _line _speak _plan _quote _rungs _negotiate"),
+        BUDGETS | rooms("_frames _scope _line _speak _plan _quote _rungs _negotiate"),
     ),
     "_bodies": Room("the form of a request; knows no vendor and no call"),
     "_pending": Room("calls that are answered later; knows nobody who answers", rooms("_call")),

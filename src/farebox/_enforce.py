@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import attrs
 
-from farebox import _config, _rungs, _speak, signals
+from farebox import _config, _frames, _rungs, _speak, signals
 from farebox._call import Call, Usage
 from farebox._line import Steps, Work, drive_task, drive_thread
 from farebox._negotiate import negotiate, refused, speaker_of
@@ -48,7 +48,7 @@ def before_call(provider_name: str, call: Call) -> Coroutine[Any, Any, None] | N
     frame = innermost.get()
     if call.client_frame is not None:
         frame = call.client_frame.around(frame)
-    if frame is not None and frame.accounts and frame.is_inherited:
+    if frame is not None and frame.generation != _frames.generation and frame.accounts:
         call.scope, call.tags = frame.path, frame.tags
         forked = _speak.forked(frame)
         refused(call, forked, _config.state().ledger)
@@ -70,12 +70,17 @@ def before_call(provider_name: str, call: Call) -> Coroutine[Any, Any, None] | N
         try:
             answer = books.reserve(plan.hold_id, plan.accounts, plan.need, owner=plan.owner, call=call)
             if type(answer) is Grant:
-                plan.is_ordinary = plan.site is None and not plan.sends_cap
-                plan.admit(call, answer)
+                if not plan.is_ordinary:
+                    plan.admit(call, answer)
+                    return None
+                plan.grant = answer
+                call.plan = plan
+                _, call.bound_usd_nanos, call.bound_tokens, _ = answer
                 return None
         except BaseException:
             plan.give_up(call)
             raise
+    plan.is_ordinary = False
     steps = negotiate(call, plan, answer)
     if call.is_async:
         return drive_task(steps)
@@ -171,10 +176,12 @@ def after_call(provider_name: str, call: Call) -> None:
         _speak.warn_unpriced(call)
     elif nanos > call.bound_usd_nanos:
         _speak.publish_debt(call, () if plan.frame is None else plan.frame.budgets)
-    if usage is not None or not plan.is_ordinary:
+    if not plan.is_ordinary or call.is_cut or not call.is_plain or call.dead_attempts:
         _learn(call, plan, usage)
-    if not plan.is_ordinary and (plan.crossed or plan.cut_by is not None):
-        _have_raised(call, plan)
+        if plan.crossed or plan.cut_by is not None:
+            _have_raised(call, plan)
+    elif usage is not None:
+        plan.state.input_estimate.learn(call, plan.need.fixed_tokens, tokens_in)
     if plan.frame is not None and plan.frame.has_rungs and not call.was_closed:
         _rungs.enter_rungs(plan.frame)
 
@@ -220,7 +227,11 @@ def _charge(call: Call, plan: Plan, usage: Usage) -> int | None:
         if call.doubts_model:
             return _charge_dearer(call, plan, usage)
     rates = plan.state.card.find_served(
-        call.provider_name, call.model, call.response_model, call.started_at_seconds, call.served_tier or call.tier
+        call.provider_name,
+        call.sent_model or call.request_model,
+        call.response_model,
+        call.started_at_seconds,
+        call.served_tier or call.tier,
     )
     if rates is None:
         if plan.rates is None:

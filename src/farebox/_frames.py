@@ -26,12 +26,12 @@ _KEPT_DECISIONS: Final = 1_000
 _account_keys = itertools.count(1)
 
 #: Grows in a forked child, so that a frame knows that it was inherited.
-_generation = 0
+generation = 0
 
 
 def _next_generation() -> None:
-    global _generation
-    _generation += 1
+    global generation
+    generation += 1
 
 
 os.register_at_fork(after_in_child=_next_generation)
@@ -135,7 +135,7 @@ class Frame:
         #: Whether the code that it covers has ended; what was started in it may go on.
         self.is_left = False
         if parent is None:
-            self.generation = _generation
+            self.generation = generation
             self._outer_budgets: tuple[Speaker, ...] = ()
             #: The ledger keys of all scope budgets around, innermost first: the order in which they speak.
             self.accounts: tuple[Account, ...] = ()
@@ -180,7 +180,7 @@ class Frame:
     @property
     def is_inherited(self) -> bool:
         """Whether a forked child got this frame from its parent process, whose money it can't share."""
-        return self.generation != _generation
+        return self.generation != generation
 
     def _innermost(self) -> Speaker | None:
         """Who speaks for the innermost budget; None where there is none."""
@@ -295,7 +295,7 @@ class BudgetFrame(Frame, Speaker):
         if self.is_inherited:
             # The budgets around belong to the parent process; one opened here is this process's own, and the outermost.
             # Standing ones go on, as their ledger does.
-            self.generation = _generation
+            self.generation = generation
             self._outer_budgets, self.accounts, self.ledger, self.path, self.caps_output = (), (), None, "", False
             self.has_rungs, self.proves_input, self.prefers_whole, self.output_cap = False, False, False, NO_LIMIT
         self.budget = budget

@@ -32,7 +32,7 @@ class _Thread(threading.local):
         self.identity = object()
 
 
-_thread = _Thread()
+this_thread: Final = _Thread()
 
 
 def _current_task() -> object | None:
@@ -48,7 +48,7 @@ def _current_task() -> object | None:
 
 def owner_of(call: Call) -> object:
     """The thread or the task that makes the call."""
-    return (_current_task() if call.is_async else None) or _thread.identity
+    return (_current_task() if call.is_async else None) or this_thread.identity
 
 
 class _Negotiated:
@@ -114,7 +114,7 @@ class Plan(_Negotiated):
         #: The id of its holds.  Another one after they were given back: a ledger answers for an old one as it did then.
         self.hold_id = hold_id
         self.grant = None
-        #: Held at once, in one ledger, and nothing was decided: all that `_Negotiated` names is as it says there.
+        #: With the cap as declared, held at once in one ledger: nothing that `_Negotiated` names was decided.
         self.is_ordinary = False
         if frame is None:
             self.books, self.accounts, self.standing = state.ledger, _NONE, _NONE

@@ -13,7 +13,7 @@ from farebox import _config, _speak, _standing
 from farebox._call import Call, Part
 from farebox._frames import Frame
 from farebox._needs import PRIOR_TOKENS, PRIOR_TOKENS_REASONING, Site
-from farebox._plan import Plan, owner_of
+from farebox._plan import Plan, owner_of, this_thread
 from farebox.ledgers import NO_LIMIT, Need
 from farebox.on_exceed import Rewrite
 from farebox.prices import Rates, Tariff
@@ -59,7 +59,10 @@ def quote(call: Call, frame: Frame | None) -> Plan:
     cap = call.declared_cap
     if cap is not None and is_plain and (frame is None or frame.output_cap == NO_LIMIT):
         need: Need = _tuple(Need, (input_nanos, output_nanos * choices, tokens_in, choices, 1, cap, cap, cap, cap, 0))
-        return Plan(frame, scope_frame, state, need, rates, owner_of(call), call.number)
+        owner = owner_of(call) if call.is_async else this_thread.identity
+        plan = Plan(frame, scope_frame, state, need, rates, owner, call.number)
+        plan.is_ordinary = frame is None or not frame.proves_input
+        return plan
     site, stump, sends_cap, caps = _choose_cap(call, frame, state, tariff.limits, model, output_nanos)
     need = _tuple(Need, (input_nanos, output_nanos * choices, tokens_in, choices, 1, *caps))
     plan = Plan(frame, scope_frame, state, need, rates, owner_of(call), call.number)
@@ -292,5 +295,6 @@ def quote_in_new_window(call: Call, plan: Plan) -> Plan:
 
 def _instead_of(plan: Plan, anew: Plan) -> Plan:
     """What was decided about `plan` holds for the one that takes its place."""
+    anew.is_ordinary = False
     anew.hold_id, anew.forced, anew.crossed, anew.cut_by = plan.hold_id, plan.forced, plan.crossed, plan.cut_by
     return anew

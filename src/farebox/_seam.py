@@ -27,6 +27,7 @@ from farebox.providers._unmetered import READER, unmetered_call
 
 _ADDRESS_MARK: Final = "_farebox_address"
 _MOST_ADDRESSES: Final = 64
+_NOWHERE: Final[tuple[Any, dict[str, tuple[str, str, Any]]]] = (None, {})
 
 
 class ParserLink(Link):
@@ -249,7 +250,9 @@ class Seam(Patches):
             if body is None:
                 return self.begin_unread(client, options, None, kwargs)
         try:
-            path, server_address, reader = self.address(client, given["url"])
+            base, known = client.__dict__.get(_ADDRESS_MARK) or _NOWHERE
+            found = known.get(given["url"]) if base is client._base_url else None
+            path, server_address, reader = found or self.address(client, given["url"])
             if is_whole and read_plain is not None:
                 call = read_plain(path, body, server_address)
         except Exception as error:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai._models import construct_type
+from openai.types.chat import ChatCompletion
 
 from farebox._call import Call, _Said
 from farebox._enforce import after_call, before_call
+from farebox._streams import read_answer
 from farebox.providers import find_provider
 
 _OPENAI: Any = find_provider("openai")
 _PATH = "/v1/chat/completions"
+_READS = (_OPENAI.read_plain, _OPENAI.read_request)
 
 #: What is read off a request: all that `_Said` names, with and without a default.
 _READ = sorted(
@@ -38,7 +43,7 @@ messages = st.lists(
 bodies = st.fixed_dictionaries(
     {"model": st.sampled_from(["gpt-5-mini", "gpt-4.1", "my-own"]), "messages": messages},
     optional={
-        "max_completion_tokens": st.integers(0, 100_000),
+        "max_completion_tokens": st.integers(1, 100_000),
         "temperature": st.sampled_from([0, 0.2, 1, 1.0]),
         "stream": st.booleans(),
     },
@@ -61,7 +66,7 @@ def test_a_plain_request_says_the_same_read_either_way(body: dict[str, Any], hos
 def test_a_plain_request_is_held_for_the_same_read_either_way(body: dict[str, Any]) -> None:
     body = {**body, "model": "gpt-5-mini"}
     bounds = set()
-    for read in (_OPENAI.read_plain, _OPENAI.read_request):
+    for read in _READS:
         call = read(_PATH, body, "api.openai.com")
         before_call("openai", call)
         bounds.add((call.bound_usd_nanos, call.bound_tokens, call.plan.need))
@@ -92,10 +97,15 @@ _TEXT = {"role": "user", "content": "Why?"}
         {"model": "gpt-4o-search-preview"},
         {"max_completion_tokens": 1.5},
         {"max_completion_tokens": True},
+        {"max_completion_tokens": 0},
+        {"max_completion_tokens": 0, "max_tokens": 6},
+        {"max_completion_tokens": None, "max_tokens": 6},
         {"max_completion_tokens": -1},
         {"max_completion_tokens": 10**9},
         {"max_completion_tokens": 5, "max_tokens": 6},
         {"temperature": "0.5"},
+        {"temperature": None},
+        {"stream": None},
         {"n": 2},
         {"stream": True, "stream_options": {"include_usage": True}},
         {"tools": []},
@@ -110,3 +120,72 @@ def test_what_says_more_goes_the_long_way(said: dict[str, Any]) -> None:
 
 def test_another_endpoint_goes_the_long_way() -> None:
     assert _OPENAI.read_plain("/v1/responses", {"model": "gpt-4.1", "messages": [_TEXT]}, "api.openai.com") is None
+
+
+# ── answers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_ANSWER: dict[str, Any] = {
+    "id": "chatcmpl-1",
+    "created": 1,
+    "model": "gpt-5-mini-2025-08-07",
+    "object": "chat.completion",
+    "service_tier": "default",
+    "choices": [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "So.", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ],
+}
+_COUNTS = st.integers(0, 3) | st.just(10_000_001) | st.none()
+details = st.none() | st.dictionaries(
+    st.sampled_from(["cached_tokens", "audio_tokens", "cache_write_tokens", "reasoning_tokens", "unheard_of"]), _COUNTS
+)
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> dict[str, Any]:
+    """Answers as they mostly are, with something odd here and there."""
+    usage = {
+        "prompt_tokens": draw(st.integers(1, 9_000) | _COUNTS),
+        "completion_tokens": draw(st.integers(0, 9_000) | _COUNTS),
+        "total_tokens": 1,
+        "prompt_tokens_details": draw(details),
+        "completion_tokens_details": draw(details),
+    }
+    choice = {**_ANSWER["choices"][0], "finish_reason": draw(st.sampled_from(["stop", "length", "tool_calls"]))}
+    odd: dict[str, Any] = {
+        "id": draw(st.sampled_from(["chatcmpl-1", "x" * 300, None])),
+        "service_tier": draw(st.sampled_from(["default", "flex", None, "y" * 60])),
+        "choices": draw(st.sampled_from([[choice], [choice, choice], []])),
+    }
+    return {**_ANSWER, "usage": draw(st.none() | st.just(usage)), **odd}
+
+
+def as_model(answer: dict[str, Any]) -> Any:
+    return construct_type(type_=ChatCompletion, value=answer)
+
+
+@given(answers(), hosts, st.sampled_from([as_model, dict]))
+def test_an_answer_to_a_plain_request_says_the_same_read_either_way(
+    answer: dict[str, Any], host: str, form: Callable[[dict[str, Any]], Any]
+) -> None:
+    came = form(answer)
+    calls = [read(_PATH, {"model": "gpt-4.1", "messages": [_TEXT]}, host) for read in _READS]
+    for call in calls:
+        _OPENAI.read_answer(call, came)
+    assert came_of(calls[0]) == came_of(calls[1])
+
+
+def came_of(call: Call) -> tuple[object, ...]:
+    return call.usage, call.doubt, call.response_id, call.response_model, call.served_tier, call.is_cut
+
+
+@pytest.mark.parametrize("answer", [None, {}, "no", 7, object(), [], {"choices": 3, "usage": "none"}])
+def test_what_is_no_answer_is_no_error_either_way(answer: object) -> None:
+    for read in _READS:
+        call = read(_PATH, {"model": "gpt-4.1", "messages": [_TEXT]}, "api.openai.com")
+        read_answer(call, _OPENAI, answer)
+        assert call.usage is None

@@ -14,6 +14,7 @@ from farebox._usage import plain_usage
 from farebox.providers._reading import MOST_TOKENS, Sizes, UnreadableUsage, count, fields, listed, texts, whole_number
 
 _LAST_CHUNKS: Final = 3
+OWN_HOST: Final = "api.openai.com"
 #: Characters of an id or a name that are kept.
 _LONGEST: Final = 200
 
@@ -65,6 +66,33 @@ def read_head(call: Call, found: Mapping[str, Any]) -> None:
         call.response_model = model if len(model) <= _LONGEST else model[:_LONGEST]
     if type(tier) is str:
         call.served_tier = in_region(call.server_address, tier[:40])
+
+
+def read_plain_answer(call: Call, answer: Any) -> bool:
+    """Read an answer of the SDK's own class that says what most do; False where it says more, or is anything else."""
+    try:
+        found = answer.__dict__
+        (choice,) = found["choices"]
+        used = found["usage"].__dict__
+        tokens_in, tokens_out = used["prompt_tokens"], used["completion_tokens"]
+        if type(tokens_in) is not int or type(tokens_out) is not int:
+            return False
+        if not 0 < tokens_in <= MOST_TOKENS or not 0 <= tokens_out <= MOST_TOKENS:
+            return False
+        for details in used["prompt_tokens_details"], used["completion_tokens_details"]:
+            if details is not None and (details.__pydantic_extra__ or any(details.__dict__.values())):
+                return False
+        response_id, model, tier = found["id"], found["model"], found["service_tier"]
+        if type(response_id) is not str or type(model) is not str or len(response_id) + len(model) > _LONGEST:
+            return False
+        call.is_cut = choice.__dict__["finish_reason"] == "length"
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    call.response_id, call.response_model = response_id, model
+    if type(tier) is str:
+        call.served_tier = tier if call.server_address == OWN_HOST else in_region(call.server_address, tier[:40])
+    call.usage = plain_usage(tokens_in, tokens_out)
+    return True
 
 
 class Names(NamedTuple):

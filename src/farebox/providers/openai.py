@@ -17,12 +17,14 @@ from farebox.providers._openai_responses import earlier_answer
 from farebox.providers._openai_surfaces import SURFACES, surface_of
 from farebox.providers._openai_usage import (
     CHAT,
+    OWN_HOST,
     ChoicesReader,
     ask_for_usage,
     in_region,
     is_own_server,
     read_finish,
     read_head,
+    read_plain_answer,
     read_tier,
     read_usage,
 )
@@ -57,15 +59,8 @@ _NOT_READ: Final = frozenset(
      "temperature tools top_logprobs top_p user verbosity").split()
 )  # fmt: skip
 
-#: Parameters of a request that says nothing out of the ordinary, and what they are then.
-_PLAIN: Final[dict[str, frozenset[type]]] = {
-    "messages": frozenset((list,)),
-    "model": frozenset((str,)),
-    "temperature": frozenset((int, float)),
-    "stream": frozenset((bool,)),
-    **dict.fromkeys(_CAPS, frozenset((int,))),
-}
-_OWN_HOST: Final = "api.openai.com"
+#: Parameters of a request that says nothing out of the ordinary, besides its model, its messages and a cap; and their types.
+_PLAIN: Final = {"temperature": (int, float), "stream": (bool,)}
 _SYSTEM_ROLES: Final = ("system", "developer")
 _PLAIN_ROLES: Final = ("user", "assistant", *_SYSTEM_ROLES)
 
@@ -95,16 +90,15 @@ class OpenAI:
     def read_plain(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
         if not path.endswith(_CHAT):
             return None
-        for name, value in body.items():
-            kinds = _PLAIN.get(name)
-            if kinds is None or type(value) not in kinds:
-                return None
-        model, messages = body.get("model"), body.get("messages")
-        cap, old_cap = body.get("max_completion_tokens"), body.get("max_tokens")
-        if not model or not messages or (cap is not None and old_cap is not None) or "-search" in model:
+        model, messages, known = body.get("model"), body.get("messages"), 2
+        if type(model) is not str or type(messages) is not list or not model or not messages or "-search" in model:
             return None
-        cap = old_cap if cap is None else cap
-        if cap is not None and cap not in COUNTS:
+        cap = body.get("max_completion_tokens") or body.get("max_tokens")
+        if cap is not None:
+            known = 3
+            if type(cap) is not int or cap not in COUNTS:
+                return None
+        if len(body) != known and not _says_little_more(body, known):
             return None
 
         text_bytes = dense_bytes = english_bytes = surplus = system_bytes = last_bytes = 0
@@ -131,14 +125,14 @@ class OpenAI:
         extra_tokens = _TOKENS_PER_REQUEST + _TOKENS_PER_MESSAGE * count
         call.extra_input_tokens = extra_tokens
         call.proven_input_tokens = text_bytes + surplus + extra_tokens + _TOKENS_OF_TEMPLATE
-        if server_address != _OWN_HOST:
+        if server_address != OWN_HOST:
             call.tier = in_region(server_address, "")
         if system_bytes:
             call.system_bytes = system_bytes
-        if "temperature" in body and _is_tuned(body["temperature"], 1):
-            call.features = _SAMPLING
-        if "stream" in body:
-            call.is_stream = bool(body["stream"])
+        if len(body) != known:
+            if "temperature" in body and _is_tuned(body["temperature"], 1):
+                call.features = _SAMPLING
+            call.is_stream = bool(body.get("stream"))
         return call
 
     def read_request(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
@@ -206,6 +200,8 @@ class OpenAI:
         if call.endpoint != _CHAT:
             SURFACES[call.endpoint].read_answer(call, answer)
             return
+        if call.is_plain and read_plain_answer(call, answer):
+            return
         found = fields(answer)
         read_head(call, found)
         read_finish(call, found)
@@ -219,6 +215,11 @@ class OpenAI:
     def answers(self, path: str, method: str) -> str:
         """The id of the earlier response or video that a request asks after, "" for any other request."""
         return earlier_answer(path, method) or earlier_video(path, method)
+
+
+def _says_little_more(body: Mapping[str, Any], known: int) -> bool:
+    """Whether a body holds nothing besides `known` parameters but some that say nothing out of the ordinary."""
+    return len(body) - known == sum(type(body.get(name)) in kinds for name, kinds in _PLAIN.items())
 
 
 def _add_message(sizes: Sizes, message: Any, found: Mapping[str, Any], model: str) -> int:
