@@ -84,7 +84,8 @@ ROOMS = {
     "_pending": Room("calls that are answered later; knows nobody who answers", rooms("_call")),
     "_streams": Room("an SDK's plumbing; budgets are behind the bus", rooms("errors _call signals providers _bodies _pending")),
     "_patches": Room("what the seams share", rooms("errors _call signals providers _streams")),
-    "_seam": Room("as above", rooms("_call signals providers _bodies _pending _streams _patches")),
+    "_sockets": Room("as above", rooms("_call signals providers _imports _streams _patches")),
+    "_seam": Room("as above", rooms("_call signals providers _bodies _pending _streams _patches _sockets")),
     "_seam_interactions": Room("as above", rooms("_call signals providers _bodies _pending _streams _patches")),
     "_seam_live": Room("as above", rooms("signals providers _streams _patches")),
     "_seam_google": Room(

@@ -20,6 +20,7 @@ from farebox import _pending, signals
 from farebox._bodies import copied, is_plain, parsed, read_body
 from farebox._call import Call
 from farebox._patches import CLIENT_MARK, Link, Patches, failed, incompatible, never_sent
+from farebox._sockets import Sockets
 from farebox._streams import end_call, leave_pending, read_answer, watch_response, watch_stream
 from farebox.providers import Provider, Reader, with_files, without_iterators
 from farebox.providers._compatible import Compatible, server_at
@@ -103,6 +104,7 @@ class Seam(Patches):
     def __init__(self, provider: Provider) -> None:
         super().__init__(provider)
         self.read_plain: Callable[..., Call | None] | None = getattr(provider, "read_plain", None)
+        self._sockets = Sockets(self)
 
     def install(self) -> None:
         """Wrap the SDK's base clients, once.
@@ -121,6 +123,12 @@ class Seam(Patches):
             self._patch(base, "request", wrap)
             self._patch(_owner(base, "_build_request"), "_build_request", _count_attempts)
             self._patch(base, "_sleep_for_retry", _ask_before_retry)
+        self._sockets.install()
+
+    def uninstall(self) -> None:
+        super().uninstall()
+        if not self.is_used:
+            self._sockets.uninstall()
 
     def bases(self, module: Any) -> list[Any]:
         """The classes of the SDK that send, sync and async."""

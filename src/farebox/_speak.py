@@ -249,6 +249,11 @@ def unpriced(call: Call, speaker: Speaker, known: list[str]) -> UnpricedModel:
     )
 
 
+def _asked(call: Call) -> str:
+    """What was asked for, where no provider knows it."""
+    return call.endpoint if call.endpoint.startswith("websocket") else f"POST {call.endpoint}"
+
+
 def _price_to_write(call: Call, model: str) -> str:
     """The line that says what a model costs, as far as its server lets it be guessed."""
     line = f"farebox.set_price({model!r}, input_per_million=..., output_per_million=...)"
@@ -263,7 +268,7 @@ def unmetered(call: Call, speaker: Speaker) -> UnmeteredCall:
     """The error of a request that may be billed and that nobody here can read, under a limit in usd or tokens."""
     name, unit = speaker.budget.name, "usd" if speaker.budget.limit_usd_nanos != NO_LIMIT else "tokens"
     return UnmeteredCall(
-        f"POST {call.endpoint} of {call.provider_name} may be billed, farebox can't meter it, and budget {name!r} has a "
+        f"{_asked(call)} of {call.provider_name} may be billed, farebox can't meter it, and budget {name!r} has a "
         f"{unit} limit; nothing was sent\n"
         f'  write budget({name!r}, on_unmetered="warn") to send such requests, counted and at an unknown cost; '
         "farebox.reserve(usd=...) holds what you know that they cost",
@@ -285,7 +290,7 @@ def warn_unmetered(call: Call) -> None:
     if key not in _warned_unmetered and len(_warned_unmetered) < _MOST_UNPRICED_NAMES:
         _warned_unmetered.add(key)
         warn_late(
-            f"POST {call.endpoint} of {call.provider_name} may be billed, and farebox can't meter it: it is counted, "
+            f"{_asked(call)} of {call.provider_name} may be billed, and farebox can't meter it: it is counted, "
             'its cost is unknown, and no usd or tokens limit holds it; under one it is refused unless on_unmetered="warn" '
             'or "allow"',
             UnmeteredWarning,

@@ -187,3 +187,24 @@ def test_ids_in_a_path_do_not_make_an_endpoint_of_their_own(provider: Any, open_
 def test_a_word_that_is_no_choice_is_refused() -> None:
     with pytest.raises(ValueError, match="on_unmetered='ignore' is unknown; choose from 'refuse', 'warn', 'allow'"):
         budget(usd=1, on_unmetered="ignore")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("of", ["realtime", "responses"])
+def test_a_websocket_is_noticed_when_it_is_opened(provider: Any, open_client: Any, of: str) -> None:
+    client = open_client(OPENAI)
+    if not hasattr(getattr(client, of, None), "connect"):
+        pytest.skip(f"this openai opens no websocket of {of}")
+    words = {"model": "gpt-realtime"} if of == "realtime" else {}
+    with budget("b", usd=1), pytest.raises(UnmeteredCall, match=f"websocket /{of} of openai may be billed"):
+        getattr(client, of).connect(**words).__enter__()
+    with budget("b", usd=1), pytest.raises(UnmeteredCall):
+        getattr(client, of).connect(**words).enter()
+    assert not provider.requests
+    with budget(usd=1, on_unmetered="allow"), pytest.raises(Exception):  # noqa: B017, PT011, none is served here
+        getattr(client, of).connect(**words).__enter__()
+    assert [record.outcome for record in farebox.calls()] == ["refused", "refused", "failed"]
+    farebox.uninstrument()
+    with budget(usd=1), pytest.raises(Exception) as without:  # noqa: PT011
+        getattr(client, of).connect(**words).__enter__()
+    assert not isinstance(without.value, UnmeteredCall)
+    nothing_is_left()

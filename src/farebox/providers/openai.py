@@ -86,6 +86,17 @@ class OpenAI:
     sdk = "openai"
     clients = ("OpenAI", "AsyncOpenAI")
     chat_path = _CHAT
+    #: Modules of the SDK with websockets, and their paths.
+    sockets: Final = {
+        "openai.resources.realtime.realtime": "/realtime",
+        "openai.resources.realtime.translations.translations": "/realtime/translations",
+        "openai.resources.beta.realtime.realtime": "/realtime",
+        "openai.resources.responses.responses": "/responses",
+        "openai.resources.beta.responses.responses": "/responses",
+        "openai.resources.live.live": "/live",
+        "openai.resources.live.sideband": "/live",
+        "openai.resources.live.forks": "/live",
+    }
 
     def read_plain(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
         if not path.endswith(_CHAT):
