@@ -18,6 +18,7 @@ import inspect
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any, ClassVar, Final, Protocol, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -59,7 +60,7 @@ class PathProvider(Provider, Protocol):
 class GoogleLink(Link):
     """Of a request through Google's SDK."""
 
-    __slots__ = ("has_failed",)
+    __slots__ = ("has_failed", "has_session")
 
     status_error: ClassVar[str] = "APIError"
 
@@ -67,6 +68,8 @@ class GoogleLink(Link):
         super().__init__(call, provider)
         #: The last attempt ended in an error, and whether it may have been billed is not known.
         self.has_failed = False
+        #: This attempt has asked for a session of aiohttp's: the next time it does, it tries again.
+        self.has_session = False
 
 
 class GoogleSeam(Patches):
@@ -82,6 +85,8 @@ class GoogleSeam(Patches):
         self._patch(base, "_async_request", self._async_request)
         self._patch(base, "_request_once", _count_attempt)
         self._patch(base, "_async_request_once", _count_async_attempt)
+        if "_get_aiohttp_session" in vars(base):
+            self._patch(base, "_get_aiohttp_session", _count_hidden_attempt)
         for cls, name in sessions():
             self._patch(cls, "connect", Sessions(self, name).wrap)
         _imports.when_imported(STACK, self.install_stack)
@@ -319,17 +324,41 @@ def _count_async_attempt(original: Any) -> Any:
             if waiting is not None:
                 await waiting
         _start(link)
+        token = _sending.set(link)
         try:
             return await original(client, http_request, *args, **kwargs)
         except BaseException as error:
             _end_attempt(link, error)
             raise
+        finally:
+            _sending.reset(token)
 
     return _async_request_once
 
 
+#: The request that is being sent: over aiohttp the SDK tries once more within an attempt, unless it was told how to retry.
+_sending: ContextVar[GoogleLink | None] = ContextVar("farebox_google_sending", default=None)
+
+
+def _count_hidden_attempt(original: Any) -> Any:
+    async def _get_aiohttp_session(client: Any, *args: Any, **kwargs: Any) -> Any:
+        link = _sending.get()
+        if link is not None:
+            if link.has_session:
+                link.has_failed = not never_sent(sys.exc_info()[1])
+                if _is_retry_of_a_dead_one(link):
+                    waiting = signals.pre_retry.publish_async(link.call)
+                    if waiting is not None:
+                        await waiting
+                link.call.attempts += 1
+            link.has_session = True
+        return await original(client, *args, **kwargs)
+
+    return _get_aiohttp_session
+
+
 def _start(link: GoogleLink) -> None:
-    link.has_failed = False
+    link.has_failed = link.has_session = False
     link.call.attempts += 1
     link.call.is_sent = True
 

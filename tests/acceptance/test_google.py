@@ -505,6 +505,25 @@ def test_chunks_of_a_stream_are_what_they_are_without_us(client: Any, provider: 
     assert len(farebox.calls()) == 1
 
 
+@pytest.mark.usefixtures("metered")
+@pytest.mark.parametrize("fits", [True, False])
+def test_what_is_tried_again_over_aiohttp_is_held_and_charged(
+    client: Any, provider: Any, monkeypatch: pytest.MonkeyPatch, fits: bool
+) -> None:
+    pytest.importorskip("aiohttp", reason="aiohttp is not installed")
+    api: Any = importlib.import_module("google.genai._api_client")
+    if not hasattr(api.BaseApiClient, "_get_aiohttp_session"):
+        pytest.skip("this google-genai makes a session for each try")
+    monkeypatch.setattr(api.random, "randint", lambda *_: -1)  # it waits for 1 to 10 seconds
+    provider.drop("billing", times=1)
+    limit = bound_of(GOOGLE).usd(2 if fits else 1)
+    with stormproof(provider, limit), budget(usd=limit):
+        answer = attempt(lambda: run(client, GOOGLE.ask))
+    assert isinstance(answer, BudgetExceeded) is not fits
+    assert only_record().attempts == provider.bill.calls == (2 if fits else 1)
+    assert only_record().usd >= provider.bill.usd
+
+
 # ── odd bodies ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
