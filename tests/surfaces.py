@@ -4,8 +4,8 @@ A row of the page is a marker on a test that passed:
 
     @pytest.mark.surface("openai chat completions", kind=["sync", "stream"], proves=["exact", "refused"])
 
-`kind` is one or several of `KINDS`, `proves` of `PROOFS`.  In braces stand parameters of the test: "{ride} chat" is a row for
-each ride.  The version shown is that of the distribution `of=`, by default the first word of the name.
+`kind` is one or several of `KINDS`, `proves` of `PROOFS`.  In braces stand parameters of the test, or
+what they have: "{ride} chat" is a row for each ride, "{cloud.client}" for each client.  The version shown is that of the distribution `of=`, by default the first word of the name.
 
 `pytest --surfaces=FILE` writes down what passed; `python -m tests.surfaces FOLDER` makes the page of such files, which
 `make coverage` does for every environment there is.
@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _row(item: pytest.Item, mark: pytest.Mark) -> dict[str, Any]:
     """What a marker says of a test; unknown words are errors while tests are collected."""
     params = getattr(item, "callspec", None)
-    values = {name: _word(item, name, value) for name, value in params.params.items()} if params else {}
+    values = params.params if params else {}
     (name,) = mark.args
     rest = {
         word: [mark.kwargs[word]] if isinstance(mark.kwargs[word], str) else mark.kwargs[word]
@@ -70,10 +70,6 @@ def _row(item: pytest.Item, mark: pytest.Mark) -> dict[str, Any]:
     of = mark.kwargs.get("of", name.split()[0]).format_map(values)
     is_framework = item.path.parent.name == "frameworks"
     return {"name": name, "kinds": kinds, "proofs": proofs, "of": of, "is_framework": is_framework}
-
-
-def _word(item: pytest.Item, name: str, value: Any) -> str:
-    return value if isinstance(value, str) else str(getattr(value, "name", value))
 
 
 class Writer:

@@ -104,6 +104,7 @@ def settled(cloud: Cloud, server: FakeProvider, frame: Any) -> None:
     nothing_is_left()
 
 
+@pytest.mark.surface("anthropic {cloud.client}", kind="sync", proves="exact")
 def test_a_call_is_charged_what_the_cloud_bills(cloud: Cloud, server: FakeProvider) -> None:
     server.answer(Answer(output_tokens=50))
     with cloud.open(server) as client, budget(usd=1) as frame:
@@ -111,6 +112,7 @@ def test_a_call_is_charged_what_the_cloud_bills(cloud: Cloud, server: FakeProvid
     settled(cloud, server, frame)
 
 
+@pytest.mark.surface("anthropic {cloud.client}", kind="stream", proves=["exact", "unbroken"])
 def test_so_is_a_stream(cloud: Cloud, server: FakeProvider) -> None:
     server.answer(Answer(output_tokens=50))
     with cloud.open(server) as client, budget(usd=1) as frame:
@@ -119,6 +121,7 @@ def test_so_is_a_stream(cloud: Cloud, server: FakeProvider) -> None:
     settled(cloud, server, frame)
 
 
+@pytest.mark.surface("anthropic {cloud.client}", kind=["async", "async stream"], proves="exact")
 @pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
 def test_and_so_is_an_async_one(cloud: Cloud, server: FakeProvider, is_stream: bool) -> None:
     async def ask() -> None:
@@ -136,6 +139,7 @@ def test_and_so_is_an_async_one(cloud: Cloud, server: FakeProvider, is_stream: b
     settled(cloud, server, frame)
 
 
+@pytest.mark.surface("anthropic {cloud.client}", kind="sync", proves="refused")
 def test_what_does_not_fit_is_not_sent(cloud: Cloud, server: FakeProvider) -> None:
     with cloud.open(server) as client, budget(usd="0.0001"), pytest.raises(BudgetExceeded):
         client.messages.create(model=cloud.model, max_tokens=100, messages=MESSAGES)

@@ -31,6 +31,9 @@ class Surface:
     said: Callable[[Any], str]
     part: Callable[[Any], str] | None = None
 
+    def __str__(self) -> str:
+        return self.name
+
 
 def in_message(answer: Any) -> str:
     return "".join(block.text for block in answer.content)

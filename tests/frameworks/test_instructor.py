@@ -41,6 +41,9 @@ class Sdk:
         self.name, self.words = name, {**ASKED, "model": model}
         self.client, self.async_client = client, async_client
 
+    def __str__(self) -> str:
+        return self.name
+
 
 SDKS = [
     Sdk(

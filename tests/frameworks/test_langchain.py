@@ -175,7 +175,7 @@ def search(query: str) -> str:
     return "nothing found"
 
 
-@pytest.mark.surface("LangChain agent, a loop of tools", kind="sync", proves=["exact", "refused"])
+@pytest.mark.surface("langchain agent, a loop of tools", kind="sync", proves=["exact", "refused"])
 def test_an_agent_that_never_ends_is_stopped_by_its_half_dollar(provider: FakeProvider) -> None:
     provider.answer(function="search", text='{"query": "sense"}', output_tokens=2_000)
     agent = create_agent(ChatOpenAI(model="gpt-4.1", max_tokens=4_000), tools=[search])
