@@ -16,6 +16,11 @@ def parsed(body: bytes) -> Any:
         return None
 
 
+def parsed_lines(body: bytes) -> list[Any]:
+    """The values of a body of JSON lines; None for a line that is none."""
+    return [parsed(line) for line in body.splitlines() if line.strip()]
+
+
 def copied(options: Any) -> Any:
     """A copy of an SDK's options, which others may share; as `copy.copy` does it, at a third of its price."""
     kind = type(options)

@@ -28,6 +28,8 @@ class Part(NamedTuple):
         requests: How many they are.
         longest_input: Input tokens of the longest of them, which chooses the step of its prices; 0: all of them.
         reads: How often all input of the call is read once more, by this model.
+        uncapped: Choices without a cap, each as long as the model makes them.
+        filled: How often all that the model can read may be read.
     """
 
     model: str
@@ -36,6 +38,8 @@ class Part(NamedTuple):
     requests: int = 1
     longest_input: int = 0
     reads: int = 0
+    uncapped: int = 0
+    filled: int = 0
 
 
 EMPTY_TAGS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -49,6 +53,8 @@ CostSource = Literal["list", "provider", "manual", "estimated"]
 
 #: The `operation_name` of a request that may be billed and that no provider here can read: sent as it is, its cost unknown.
 UNMETERED: Final = "unmetered"
+#: The operation of a call that is many requests: as many as its `messages`.
+BATCH: Final = "batch"
 
 #: What every call can be grouped by; no tag can have one of these names.
 DIMENSIONS: Final = ("provider", "model", "operation", "outcome", "hour", "day", "week", "month")

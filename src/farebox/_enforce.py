@@ -18,7 +18,7 @@ from typing import Any, Final
 import attrs
 
 from farebox import _config, _frames, _rungs, _speak, signals
-from farebox._call import Call, Usage
+from farebox._call import BATCH, Call, Usage
 from farebox._line import Steps, Work, drive_task, drive_thread
 from farebox._negotiate import negotiate, refused, speaker_of
 from farebox._plan import Plan
@@ -168,7 +168,7 @@ def after_call(provider_name: str, call: Call) -> None:
     call.charged_input_tokens, call.charged_output_tokens = tokens_in, tokens_out
 
     if plan.is_ordinary and usage is not None and not call.was_closed:
-        plan.books.settle(plan.hold_id, nanos or 0, tokens_in + tokens_out, 1, call)
+        plan.books.settle(plan.hold_id, nanos or 0, tokens_in + tokens_out, plan.need.calls, call)
     else:
         _pay(call, plan, nanos, tokens_in + tokens_out)
     call.plan = None  # not before it is paid: who is interrupted here comes again
@@ -190,21 +190,23 @@ def _pay(call: Call, plan: Plan, nanos: int | None, tokens: int) -> None:
     """Settle, release or charge what is held in either ledger, whatever became of the call and wherever it ends."""
     is_billed = call.outcome not in _UNBILLED or call.dead_attempts > 0
     if plan.journal is not plan.books:
-        _pay_one(plan.books, call, plan.hold_id, nanos or 0, tokens, is_billed, None)
+        _pay_one(plan.books, call, plan, nanos or 0, tokens, is_billed, None)
     if plan.charge_id is not None:
-        plan.journal.charge(plan.charge_id, plan.standing, nanos or 0, tokens if is_billed else 0, int(is_billed), call)
+        calls, tokens = (plan.need.calls, tokens) if is_billed else (0, 0)
+        plan.journal.charge(plan.charge_id, plan.standing, nanos or 0, tokens, calls, call)
     else:
-        _pay_one(plan.journal, call, plan.hold_id, nanos or 0, tokens, is_billed, call)
+        _pay_one(plan.journal, call, plan, nanos or 0, tokens, is_billed, call)
 
 
 def _pay_one(
-    ledger: Ledger, call: Call, hold_id: int, nanos: int, tokens: int, is_billed: bool, row: Call | None
+    ledger: Ledger, call: Call, plan: Plan, nanos: int, tokens: int, is_billed: bool, row: Call | None
 ) -> None:
+    hold_id, calls = plan.hold_id, plan.need.calls
     if call.was_closed:
         # It may be a finalizer of the program's that closes, in the middle of a ledger's operation: take no lock.
-        ledger.settle_later(hold_id, nanos, tokens if is_billed else 0, 1, row)
+        ledger.settle_later(hold_id, nanos, tokens if is_billed else 0, calls, row)
     elif is_billed:
-        ledger.settle(hold_id, nanos, tokens, 1, row)
+        ledger.settle(hold_id, nanos, tokens, calls, row)
     else:
         ledger.release(hold_id, row)
 
@@ -238,6 +240,9 @@ def _charge(call: Call, plan: Plan, usage: Usage) -> int | None:
             return None
         call.cost_source = "estimated"  # nobody knows its price: it is charged as the dearest model known
         return plan.rates.charge_nanos(usage)
+    if not call.is_plain and call.operation_name == BATCH:
+        # Added up, the rows would pass a step of the prices that none of them reaches.
+        rates = rates.in_step(0 if _fills(call) else max((part.longest_input for part in call.parts), default=0))
     call.cost_source = "estimated" if call.doubt else rates.source
     call.price_version = rates.version
     return rates.charge_nanos(usage)
@@ -271,6 +276,11 @@ def _charge_dearer(call: Call, plan: Plan, usage: Usage) -> int | None:
         call.price_version = asked.version
         return nanos
     return served
+
+
+def _fills(call: Call) -> bool:
+    """Whether a row of a batch may hold all that its model can read."""
+    return any(part.filled for part in call.parts)
 
 
 def _charge_others(call: Call, plan: Plan, usage: Usage) -> Usage:

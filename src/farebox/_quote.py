@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from farebox import _config, _speak, _standing
-from farebox._call import Call, Part
+from farebox._call import BATCH, Call, Part
 from farebox._frames import Frame
 from farebox._needs import PRIOR_TOKENS, PRIOR_TOKENS_REASONING, Site
 from farebox._plan import Plan, owner_of, this_thread
@@ -64,7 +64,8 @@ def quote(call: Call, frame: Frame | None) -> Plan:
         plan.is_ordinary = frame is None or not frame.proves_input
         return plan
     site, stump, sends_cap, caps = _choose_cap(call, frame, state, tariff.limits, model, output_nanos)
-    need = _tuple(Need, (input_nanos, output_nanos * choices, tokens_in, choices, 1, *caps))
+    calls = call.messages if call.operation_name == BATCH else 1
+    need = _tuple(Need, (input_nanos, output_nanos * choices, tokens_in, choices, calls, *caps))
     plan = Plan(frame, scope_frame, state, need, rates, owner_of(call), call.number)
     plan.site, plan.stump_cap, plan.sends_cap = site, stump, sends_cap
     return plan
@@ -108,6 +109,8 @@ def _other_price(
             if said.reads:
                 read = said.input_tokens + tokens_in * said.reads
                 part = said._replace(input_tokens=read, longest_input=said.longest_input or read)
+            if part.uncapped or part.filled:
+                part = _within_limits(call, part)
             input_nanos += _part_nanos(call, part, rates, state)
             tokens_of_parts += part.input_tokens + part.output_tokens
         return rates, tokens_in + tokens_of_parts, input_nanos, output_nanos
@@ -149,6 +152,16 @@ def _choose_cap(
         if frame.prefers_whole:
             stump, least = least, max(least, min(floor, max(PRIOR_TOKENS, site.p99())))
     return site, stump, sends_cap, (least, floor, want, most, share)
+
+
+def _within_limits(call: Call, part: Part) -> Part:
+    """A part with what its model can write and read at most, where its requests do not say."""
+    limits = model_limits(call.provider_name, part.model or call.model)
+    return part._replace(
+        input_tokens=part.input_tokens + part.filled * limits.context_tokens,
+        longest_input=max(part.longest_input, limits.context_tokens) if part.filled else part.longest_input,
+        output_tokens=part.output_tokens + part.uncapped * limits.max_output_tokens,
+    )
 
 
 def _part_nanos(call: Call, part: Part, own: Rates, state: _config.State) -> int:

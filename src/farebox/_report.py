@@ -154,7 +154,7 @@ _NOWHERE: Final = Place("", "", "", "", ())
 
 
 def _held(call: Call | CallRecord, grant: Grant) -> Sum:
-    figures = (*Amount(calls=1, attempts=call.attempts), grant.usd_nanos, grant.tokens, 0)
+    figures = (*Amount(calls=grant.calls, attempts=call.attempts), grant.usd_nanos, grant.tokens, 0)
     return moment_of(call)._replace(sums=figures)
 
 

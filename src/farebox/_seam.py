@@ -29,6 +29,8 @@ from farebox.providers._unmetered import READER, unmetered_call
 _ADDRESS_MARK: Final = "_farebox_address"
 _MOST_ADDRESSES: Final = 64
 _NOWHERE: Final[tuple[Any, dict[str, tuple[str, str, Any]]]] = (None, {})
+#: As SDKs read a file of lines.
+_LINES_BYTES: Final = 64
 
 
 class ParserLink(Link):
@@ -164,6 +166,8 @@ class Seam(Patches):
                     self.answer_pending(client, options, result)
                 return result
             options, body, link, call = begun
+            if call is None:
+                return original(client, cast_to, options, *args, **kwargs)
             try:
                 self.open[link] = None
                 signals.pre_call.publish(call)
@@ -194,6 +198,8 @@ class Seam(Patches):
                     self.answer_pending(client, options, result)
                 return result
             options, body, link, call = begun
+            if call is None:
+                return await original(client, cast_to, options, *args, **kwargs)
             call.is_async = True
             try:
                 self.open[link] = None
@@ -240,8 +246,10 @@ class Seam(Patches):
 
     def begin(
         self, client: Any, options: Any, kwargs: dict[str, Any]
-    ) -> tuple[Any, dict[str, Any], ParserLink, Call] | None:
+    ) -> tuple[Any, dict[str, Any], Any, Call | None] | None:
         """The options to send, the body in them, and the call that they make; None where it is not metered.
+
+        No call comes with options whose answer is only to be remembered.
 
         The options are a copy of the caller's, which may be shared by others.
         """
@@ -288,11 +296,11 @@ class Seam(Patches):
 
     def begin_unread(
         self, client: Any, options: Any, body: dict[str, Any] | None, kwargs: dict[str, Any]
-    ) -> tuple[Any, dict[str, Any], ParserLink, Call] | None:
+    ) -> tuple[Any, dict[str, Any], Any, Call | None] | None:
         """As `begin`, for what the provider does not read: None where it is free, or malformed, or no POST of this SDK's."""
         path, server_address, reader = self.address(client, options.url)
         if self.provider.metering(path) != "unmetered":
-            return None
+            return self.begin_note(options, path, body, server_address) if options.files else None
         call = unmetered_call(reader.name, path, body, server_address)
         call.is_stream = bool(kwargs.get("stream"))
         call.timeouts = (options.timeout, client.timeout)
@@ -317,6 +325,28 @@ class Seam(Patches):
             if len(known) < _MOST_ADDRESSES:
                 known[url] = found
         return found
+
+    def begin_note(
+        self, options: Any, path: str, body: dict[str, Any] | None, server_address: str
+    ) -> tuple[Any, dict[str, Any], Any, None] | None:
+        """As `begin`, for a file that costs nothing, where its provider wants to know what became of it."""
+        noted = getattr(self.provider, "noted", None)
+        try:
+            note = None if noted is None else noted(path, with_files(body or {}, options.files), server_address)
+        except Exception as error:
+            self.leave_unread(error)
+            return None
+        if note is None:
+            return None
+        options = copied(options)
+        previous = options.post_parser if callable(options.post_parser) else None
+
+        def take_note(answer: Any) -> Any:
+            note(answer)
+            return answer if previous is None else previous(answer)
+
+        options.__dict__["post_parser"] = take_note
+        return options, {}, None, None
 
     def readable(self, options: Any, body: dict[str, Any]) -> dict[str, Any]:
         """`body` without what is not sent, and without iterators: they are read once, here, and sent as lists."""
@@ -389,7 +419,11 @@ class Seam(Patches):
         response = getattr(result, "http_response", None)
         if response is not None and not hasattr(response, "_content"):
             if _pending.forget(call):
+                call.is_pending = False
                 watch_response(response, call, reader)
+                if hasattr(result, "_raw_iterator"):  # a decoder of lines, made before there was a watch
+                    read = response.aiter_bytes if hasattr(result, "__anext__") else response.iter_bytes
+                    result._raw_iterator = read(chunk_size=_LINES_BYTES)
             return
         call.is_pending = False
         read_answer(call, reader, result if response is None else parsed(response.content))

@@ -22,8 +22,8 @@ from itertools import islice
 from typing import Any, Final
 
 from farebox import _pending, signals
-from farebox._bodies import parsed
-from farebox._call import Call, Outcome
+from farebox._bodies import parsed, parsed_lines
+from farebox._call import BATCH, Call, Outcome
 from farebox.providers import Reader
 
 #: A stream longer than this is not kept for a closer look; closed early, it is charged in full.
@@ -227,7 +227,8 @@ class Watch:
     def read_whole(self, body: bytes) -> None:
         """The call has ended with this answer, which is no stream."""
         if self._is_kept:
-            read_answer(self.call, self._provider, parsed(body))
+            lines = self.call.operation_name == BATCH
+            read_answer(self.call, self._provider, parsed_lines(body) if lines else parsed(body))
         self.end("completed")
 
     # The end.

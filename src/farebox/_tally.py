@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Final, NamedTuple
 
-from farebox._call import UNMETERED, Call, CallRecord
+from farebox._call import BATCH, UNMETERED, Call, CallRecord
 
 #: The decision of a correction that says what a call cost whose model has no price.
 PRICED: Final = "priced"
@@ -79,7 +79,7 @@ def amount(row: Call | CallRecord) -> Amount:
         return Amount(usd_nanos or 0, 0, 0, row.charged_input_tokens, row.charged_output_tokens, unpriced_calls)
     return Amount(
         usd_nanos=usd_nanos or 0,
-        calls=1,
+        calls=1 if row.operation_name != BATCH else row.messages,
         input_tokens=row.charged_input_tokens,
         output_tokens=row.charged_output_tokens,
         unpriced_calls=int(usd_nanos is None),

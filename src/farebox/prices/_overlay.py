@@ -112,6 +112,10 @@ TIER_MULTIPLIERS: Final = (
         "ultrafast", "", "", Fraction(6),
         "https://vercel.com/changelog/openai-ultrafast-mode-now-available-on-ai-gateway", "2026-11-21",
     ),
+    # Half the price for whatever is batched; the list has no row of it for these.
+    TierMultiplier(
+        "batch", "openai", "text-embedding", Fraction(1, 2), "https://developers.openai.com/api/docs/pricing", "2026-11-21"
+    ),
     TierMultiplier("fast", "anthropic", "claude-opus-4-6", Fraction(6), _CLAUDE_PRICING, "2026-11-21"),
     TierMultiplier("fast", "anthropic", "claude-opus-4-7", Fraction(6), _CLAUDE_PRICING, "2026-11-21"),
     # Committed capacity, prepaid; what passes it is billed at the standard price.

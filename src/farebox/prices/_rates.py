@@ -220,6 +220,11 @@ class Rates:
             picos += count * self.unit_picos[_PLACE_OF_UNIT[name]]
         return -(-picos // PICOS_PER_NANO), -(-output_rate // PICOS_PER_NANO)
 
+    def in_step(self, input_tokens: int) -> Rates:
+        """The same for calls of up to so many input tokens each, however many there are; 0: of any number."""
+        step = self._step(input_tokens) if input_tokens else self.steps[-1]
+        return self if len(self.steps) == 1 else attrs.evolve(self, steps=(attrs.evolve(step, above=0),))
+
     @property
     def unit_prices(self) -> dict[str, int]:
         """`unit_picos` by the names of `UNITS`."""

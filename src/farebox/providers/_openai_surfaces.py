@@ -9,6 +9,7 @@ from farebox._call import Call
 from farebox.providers import (
     StreamReader,
     _openai_audio,
+    _openai_batches,
     _openai_completions,
     _openai_embeddings,
     _openai_images,
@@ -48,6 +49,7 @@ SURFACES: Final[dict[str, Surface]] = {
     _openai_audio.TRANSLATIONS: _openai_audio.Transcriptions(_openai_audio.TRANSLATIONS),
     **{path: _openai_videos.Videos(path) for path in _VIDEOS},
     _openai_videos.CONTAINERS: _openai_videos.Containers(),
+    _openai_batches.PATH: _openai_batches.SURFACE,
 }
 
 

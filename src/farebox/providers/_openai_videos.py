@@ -75,6 +75,8 @@ class Videos:
         if status == "failed":
             call.usage = Usage()
         elif status == "completed":
+            if call.endpoint != VIDEOS:  # the model asked for was a guess of ours
+                call.request_model = call.response_model or call.request_model
             most = call.most_units["video_milliseconds"]
             seconds = whole_number(found.get("seconds"))
             call.served_tier = text_of(found.get("size")) or call.tier

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from farebox._call import Call, Part
+from farebox._call import BATCH, Call, Part
 from farebox.providers import Metering
+from farebox.providers._anthropic_batches import PATH as BATCHES
+from farebox.providers._anthropic_batches import earlier_batch, read_batch, read_batch_answer
 from farebox.providers._anthropic_free import is_free
 from farebox.providers._anthropic_usage import read_usage
 from farebox.providers._media import read_anthropic_part
@@ -97,6 +99,8 @@ class Anthropic:
     chat_path = _MESSAGES
 
     def read_request(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
+        if path.endswith(BATCHES):
+            return read_batch(self.name, body, server_address, self.read_request)
         if not path.endswith(_MESSAGES):
             return None
         model, messages, cap = body.get("model"), body.get("messages"), body.get("max_tokens")
@@ -157,7 +161,7 @@ class Anthropic:
         return host.endswith(_OWN_HOSTS)
 
     def metering(self, path: str) -> Metering:
-        if path.endswith(_MESSAGES):
+        if path.endswith((_MESSAGES, BATCHES)):
             return "metered"
         return "free" if is_free(path) else "unmetered"
 
@@ -172,9 +176,13 @@ class Anthropic:
         return changes
 
     def answers(self, path: str, method: str) -> str:
-        return ""
+        """The id of the batch that a request asks after, or whose results it reads; "" for any other request."""
+        return earlier_batch(path, method)
 
     def read_answer(self, call: Call, answer: Any) -> None:
+        if call.operation_name == BATCH:
+            read_batch_answer(call, answer, self.read_answer)
+            return
         found = fields(answer)
         call.is_cut = found.get("stop_reason") == "max_tokens"
         usage = found.get("usage")

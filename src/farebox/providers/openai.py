@@ -5,13 +5,14 @@ Field names: openai 3.54.0, `types/chat/completion_create_params.py`, `types/com
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
 from farebox._call import Call
-from farebox.providers import Metering, StreamReader
+from farebox.providers import Metering, StreamReader, _openai_batches
 from farebox.providers._media import read_openai_part
+from farebox.providers._openai_batches import earlier_batch, noted
 from farebox.providers._openai_free import is_free
 from farebox.providers._openai_responses import earlier_answer
 from farebox.providers._openai_surfaces import SURFACES, surface_of
@@ -224,8 +225,12 @@ class OpenAI:
         return _ChatReader(call) if call.endpoint == _CHAT else SURFACES[call.endpoint].stream_reader(call)
 
     def answers(self, path: str, method: str) -> str:
-        """The id of the earlier response or video that a request asks after, "" for any other request."""
-        return earlier_answer(path, method) or earlier_video(path, method)
+        """The id of the earlier response, video or batch that a request asks after, "" for any other request."""
+        return earlier_answer(path, method) or earlier_video(path, method) or earlier_batch(path, method)
+
+    def noted(self, path: str, body: Mapping[str, Any], server_address: str) -> Callable[[Any], None] | None:
+        """What to do with the answer to a request that is free, and is remembered; None for any other."""
+        return noted(path, body, server_address, self.read_request)
 
 
 def _says_little_more(body: Mapping[str, Any], known: int) -> bool:
@@ -377,3 +382,4 @@ def _cap_name(call: Call, body: Mapping[str, Any]) -> str:
 
 
 PROVIDER: Final = OpenAI()
+_openai_batches.SURFACE.read_row = PROVIDER.read_answer

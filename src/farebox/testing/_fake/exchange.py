@@ -16,6 +16,7 @@ from farebox.testing._fake.bill import BillLine, Till
 from farebox.testing._fake.chat import Chat
 from farebox.testing._fake.clouds import CloudMessages
 from farebox.testing._fake.completions import Completions
+from farebox.testing._fake.desk import Desk
 from farebox.testing._fake.dialect import Ask, Dialect, Event, Fault, Reply
 from farebox.testing._fake.embeddings import Embeddings
 from farebox.testing._fake.gate import Gate, Ticket
@@ -42,9 +43,13 @@ DIALECTS: tuple[Dialect, ...] = (
     RESPONSES,
     Completions(),
     Embeddings(),
+    Images(),
+    Speech(),
+    Transcriptions(),
+    Videos(),
+    Containers(),
     Interactions(),
     Google(),
-    *(Images(), Speech(), Transcriptions(), Videos(), Containers()),
 )
 LOOK_SECONDS = 0.02  # how often a hanging answer looks whether its client is still there
 
@@ -87,8 +92,24 @@ class Exchange:
     #: Fields of a body that are refused, and how.
     refused: dict[str, Fault] = attrs.field(factory=dict)
     _arrivals: threading.Lock = attrs.field(factory=threading.Lock)
+    desk: Desk = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.desk = Desk(
+            script=self.script,
+            till=self.till,
+            log=self.log,
+            prices=self.prices,
+            tokenizer=self.tokenizer,
+            clock=self.clock,
+            dialect_of=lambda method, path: _dialect(Incoming(method, path, {}, b""), ()),
+            looks=lambda: self.shelf.looks,
+        )
 
     def serve(self, incoming: Incoming, connection: Connection) -> None:
+        if self.desk.serves(incoming):
+            self.desk.answer(incoming, _body_of(incoming), connection)
+            return
         call = self._arrive(incoming, connection)
         try:
             self._respond(call)
@@ -108,11 +129,7 @@ class Exchange:
         """The body, what it asks for, and why it is refused."""
         body: Any = None
         try:
-            content_type = incoming.headers.get("content-type", "")
-            if content_type.startswith("multipart/form-data"):
-                body = read_multipart(content_type, incoming.body)
-            else:
-                body = json.loads(incoming.body) if _has_body(incoming) else {}
+            body = _body_of(incoming)
         except ValueError as error:
             malformed = dialect.malformed(str(error))
         else:
@@ -353,6 +370,14 @@ def _unfinished(dialect: Dialect, ask: Ask, reply: Reply, status: str) -> dict[s
     """An answer that is made in the background and not there yet, or has failed."""
     assert isinstance(dialect, Responses | Videos)
     return dialect.unfinished(ask, reply, status)
+
+
+def _body_of(incoming: Incoming) -> Any:
+    """The body, whatever its form.  ValueError where it is none."""
+    content_type = incoming.headers.get("content-type", "")
+    if content_type.startswith("multipart/form-data"):
+        return read_multipart(content_type, incoming.body)
+    return json.loads(incoming.body) if _has_body(incoming) else {}
 
 
 def _has_body(incoming: Incoming) -> bool:

@@ -73,6 +73,7 @@ class FakeProvider:
             stopping=self._stopping,
         )
         self._shelf = exchange.shelf
+        self._desk = exchange.desk
         self._exchange = exchange
         self._server = Server(exchange.serve, self._stopping)
 
@@ -201,14 +202,17 @@ class FakeProvider:
             raise ValueError(f"count={count}; a stream has 1 chunk or more")
         self._script.chunks.add(count, times, model)
 
-    def background(self, looks: int) -> None:
-        """Answers made in the background from now on are found unfinished by the first `looks` requests after them.
+    def background(self, looks: int, *, batches_tell_usage: bool = True) -> None:
+        """Answers made in the background, and batches, are from now on found unfinished by the first `looks` requests.
+
+        `batches_tell_usage` False: what a batch used together is only in its results.
 
         They are charged in full when they are asked for.
         """
         if looks < 0:
             raise ValueError(f"looks={looks}; it is 0 or more")
         self._shelf.looks = looks
+        self._desk.tells_usage = batches_tell_usage
 
     def fail(
         self,

@@ -1,0 +1,173 @@
+"""OpenAI's wire format: batches, whose requests are in a file that was sent before.
+
+The file is read when it is sent through a metered client, and only what it can use at most is kept, by the file's id.
+A batch of a file that nobody here has seen can't be bounded.
+Field names: openai 3.54.0, `types/batch.py`, `types/batch_usage.py`, `types/batch_create_params.py` (read 2026-11-29).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from farebox._call import UNMETERED, Call, Usage
+from farebox.providers._batches import Rows, is_row, row_of, settle
+from farebox.providers._openai_usage import RESPONSES, read_head, read_usage
+from farebox.providers._reading import fields, text_of
+from farebox.providers._uploads import Upload, uploads_of
+
+PATH: Final = "/batches"
+_FILES: Final = "/files"
+_EARLIER: Final = re.compile(r"/batches/([^/]+)(/cancel)?$")
+_CONTENT: Final = re.compile(r"/files/([^/]+)/content$")
+_UNFINISHED: Final = frozenset(("validating", "in_progress", "finalizing", "cancelling"))
+#: The largest file that is taken (`types/batch_create_params.py`), and files and results that are remembered.
+_MOST_BYTES: Final = 200 * 2**20
+_MOST_REMEMBERED: Final = 1_000
+_PIECE: Final = 2**20
+
+ReadRequest = Callable[[str, Mapping[str, Any], str], Call | None]
+ReadAnswer = Callable[[Call, Any], None]
+
+_files: dict[str, Rows] = {}
+#: Files of results, and the batch that they are of.
+_results: dict[str, str] = {}
+
+
+def _remember(known: dict[str, Any], name: str, value: Any) -> None:
+    if len(known) >= _MOST_REMEMBERED:
+        known.pop(next(iter(known)), None)
+    known[name] = value
+
+
+def noted(path: str, body: Mapping[str, Any], server_address: str, read: ReadRequest) -> Callable[[Any], None] | None:
+    """What to do with the answer to a request that sends the file of a batch; None for any other request."""
+    uploads = uploads_of(body.get("file"))
+    if not path.endswith(_FILES) or body.get("purpose") != "batch" or not uploads:
+        return None
+    rows = Rows()
+    for line in _lines(uploads[0]):
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError):
+            found = None
+        asked = fields(found)
+        rows.add(read(text_of(asked.get("url")), fields(asked.get("body")), server_address) if asked else None)
+
+    def note(answer: Any) -> None:
+        file_id = text_of(fields(answer).get("id"))
+        if file_id:
+            _remember(_files, file_id, rows)
+
+    return note
+
+
+def _lines(file: Upload) -> Iterator[bytes]:
+    rest, at, size = b"", 0, min(file.size or 0, _MOST_BYTES)
+    while at < size:
+        piece = file.read(at, _PIECE)
+        if not piece:
+            break
+        at += len(piece)
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from filter(bytes.strip, whole)
+    if rest.strip():
+        yield rest
+
+
+def earlier_batch(path: str, method: str) -> str:
+    """The id of the batch that a request asks after or stops, or whose results it reads; "" for any other request."""
+    found = _EARLIER.search(path)
+    if found is not None:
+        return found[1] if method.upper() == ("POST" if found[2] else "GET") else ""
+    content = _CONTENT.search(path)
+    return _results.get(content[1], "") if content is not None else ""
+
+
+class Batches:
+    """`POST /batches`."""
+
+    #: Reads the result of one request; the provider's own, which knows all of its endpoints.
+    read_row: ReadAnswer
+
+    def read_request(self, provider_name: str, body: Mapping[str, Any], server_address: str) -> Call | None:
+        file_id = text_of(body.get("input_file_id"))
+        if not file_id:
+            return None
+        rows = _files.get(file_id)
+        if rows is None or rows.count == 0:
+            call = Call(
+                provider_name=provider_name,
+                operation_name=UNMETERED,
+                endpoint=PATH,
+                server_address=server_address,
+                request_model="",
+            )
+            call.choices, call.accepts_cap = 0, False
+            call.doubt = "the file of this batch was not sent through a metered client of this process"
+            return call
+        return rows.call(provider_name, PATH, server_address)
+
+    def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def read_answer(self, call: Call, answer: Any) -> None:
+        """What became of a batch, or the file of its results."""
+        content = getattr(answer, "content", None)
+        if isinstance(content, bytes):
+            self._read_results(call, content)
+            return
+        found = fields(answer)
+        if call.is_unmetered or not found:
+            call.response_id = text_of(found.get("id"))[:200] or call.response_id
+            call.is_pending = bool(call.response_id) and not call.is_unmetered
+            return
+        read_head(call, found)
+        status, file_id = found.get("status"), text_of(found.get("output_file_id"))
+        if status in _UNFINISHED:
+            call.is_pending = bool(call.response_id)
+        elif not file_id:
+            call.usage = Usage()  # none of its requests has an answer
+        elif found.get("usage") is not None and any(
+            isinstance(count, int) and count for count in fields(found["usage"]).values()
+        ):
+            call.usage = read_usage(call, found["usage"], RESPONSES)
+        else:
+            _remember(_results, file_id, call.response_id)
+            call.is_pending = True
+
+    def _read_results(self, call: Call, content: bytes) -> None:
+        rows = []
+        for line in content.splitlines():
+            try:
+                found = fields(json.loads(line)) if line.strip() else {}
+            except (ValueError, RecursionError):
+                call.doubt = "the results can't be read"
+                return
+            response = fields(found.get("response"))
+            if not is_row(found) or response.get("status_code") != 200:
+                continue
+            body = fields(response.get("body"))
+            row = row_of(call, _ENDPOINTS.get(text_of(body.get("object")), "/chat/completions"))
+            self.read_row(row, body)
+            rows.append(row)
+        settle(call, rows)
+
+    def stream_reader(self, call: Call) -> Batches:
+        return self
+
+    def see(self, chunk: Any) -> bool:
+        return False
+
+    def finish(self) -> None:
+        """Batches do not stream."""
+
+    def abandon(self, chunks: list[Any]) -> None:
+        """Batches do not stream."""
+
+
+#: Whose endpoint an answer is of, by its "object".
+_ENDPOINTS: Final = {"response": "/responses", "list": "/embeddings", "text_completion": "/completions"}
+SURFACE: Final = Batches()
