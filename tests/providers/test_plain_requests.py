@@ -46,6 +46,7 @@ bodies = st.fixed_dictionaries(
         "max_completion_tokens": st.integers(1, 100_000),
         "temperature": st.sampled_from([0, 0.2, 1, 1.0]),
         "stream": st.booleans(),
+        "stream_options": st.just({"include_usage": True}),
     },
 )
 hosts = st.sampled_from(["api.openai.com", "eu.api.openai.com", "localhost", "shop.openai.azure.com"])
@@ -107,7 +108,7 @@ _TEXT = {"role": "user", "content": "Why?"}
         {"temperature": None},
         {"stream": None},
         {"n": 2},
-        {"stream": True, "stream_options": {"include_usage": True}},
+        {"stream": True, "stream_options": {"include_usage": False, "more": object()}},
         {"tools": []},
         {"service_tier": "flex"},
         {"extra": object()},

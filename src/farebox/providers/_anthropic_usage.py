@@ -69,7 +69,7 @@ def _add_iterations(call: Call, buckets: dict[str, int], turns: list[Mapping[str
         elif kind == "advisor_message" or (kind == "message" and served and model != served):
             others.append((model, Usage(**_read_buckets(call, turn))))
     if others:
-        call.others = tuple(others)
+        call.others, call.is_plain = tuple(others), False
 
 
 def _read_buckets(call: Call, usage: Mapping[str, Any]) -> dict[str, int]:

@@ -141,7 +141,7 @@ class Anthropic:
         if sizes.read_part is not None or not _PLAIN_CALL.issuperset(body):
             turns = _read_options(call, body, sizes)
         else:
-            call.cache_write = "none"
+            call.is_plain, call.cache_write = True, "none"
             if "temperature" in body and _is_tuned(body["temperature"]):
                 call.features = _SAMPLING
         if call.messages > 1 and fields(message).get("role") == "assistant":

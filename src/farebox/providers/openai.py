@@ -235,7 +235,9 @@ class OpenAI:
 
 def _says_little_more(body: Mapping[str, Any], known: int) -> bool:
     """Whether a body holds nothing besides `known` parameters but some that say nothing out of the ordinary."""
-    return len(body) - known == sum(type(body.get(name)) in kinds for name, kinds in _PLAIN.items())
+    little = sum(type(body.get(name)) in kinds for name, kinds in _PLAIN.items())
+    asks = body.get("stream_options")
+    return len(body) - known == little + (type(asks) is dict and asks == {"include_usage": True})
 
 
 def _add_message(sizes: Sizes, message: Any, found: Mapping[str, Any], model: str) -> int:
