@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from typing import Any, Final
 
@@ -34,6 +34,19 @@ def copied(options: Any) -> Any:
     _put(copied, "__pydantic_extra__", options.__pydantic_extra__)
     _put(copied, "__pydantic_private__", options.__pydantic_private__)
     return copied
+
+
+def with_note(options: Any, note: Callable[[Any], None]) -> Any:
+    """A copy of an SDK's options whose answer is handed to `note` once it is parsed, and then on as it would have been."""
+    options = copied(options)
+    previous = options.post_parser if callable(options.post_parser) else None
+
+    def take_note(answer: Any) -> Any:
+        note(answer)
+        return answer if previous is None else previous(answer)
+
+    options.__dict__["post_parser"] = take_note
+    return options
 
 
 #: Where a model of pydantic 2 keeps its state besides `__dict__`.

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from farebox import _pending, signals
-from farebox._bodies import copied, is_plain, parsed, read_body
+from farebox._bodies import copied, is_plain, parsed, read_body, with_note
 from farebox._call import Call
 from farebox._patches import CLIENT_MARK, Link, Patches, failed, incompatible, never_sent
 from farebox._sockets import Sockets
@@ -336,17 +336,7 @@ class Seam(Patches):
         except Exception as error:
             self.leave_unread(error)
             return None
-        if note is None:
-            return None
-        options = copied(options)
-        previous = options.post_parser if callable(options.post_parser) else None
-
-        def take_note(answer: Any) -> Any:
-            note(answer)
-            return answer if previous is None else previous(answer)
-
-        options.__dict__["post_parser"] = take_note
-        return options, {}, None, None
+        return None if note is None else (with_note(options, note), {}, None, None)
 
     def readable(self, options: Any, body: dict[str, Any]) -> dict[str, Any]:
         """`body` without what is not sent, and without iterators: they are read once, here, and sent as lists."""
