@@ -7,6 +7,7 @@ needs.
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import weakref
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from farebox._call import Call
 from farebox._streams import end_call, read_answer
 from farebox.errors import IncompatibleSDK
 from farebox.providers import Provider, Reader
+from farebox.providers._compatible import Compatible
 
 _logger = logging.getLogger("farebox")
 
@@ -132,6 +134,31 @@ def _is_below(function: Any, ours: Any) -> bool:
             return True
         function = getattr(function, "__wrapped__", None)
     return False
+
+
+def without_usage_chunk(link: Link, options: Any, body: dict[str, Any], error: BaseException) -> bool:
+    """Whether a server has refused a stream for the usage that we asked it for; then it is not asked any more."""
+    call, server = link.call, link.provider
+    if (
+        type(server) is not Compatible
+        or not call.adds_usage_chunk
+        or getattr(error, "status_code", 0) not in (400, 422)
+    ):
+        return False
+    if "stream_options" not in f"{error} {getattr(error, 'body', '')}":
+        return False
+    server.refuses_usage_chunk = True
+    call.adds_usage_chunk = False
+    for name in ("json_data", "extra_json"):
+        sent = options.__dict__.get(name)
+        if isinstance(sent, dict) and "stream_options" in sent:
+            kept = {key: value for key, value in sent.items() if key != "stream_options"}
+            own = {key: body[key] for key in ("stream_options",) if key in body}
+            options.__dict__[name] = {**kept, **own}
+    if getattr(options, "content", None) is not None:
+        kept = {key: value for key, value in json.loads(options.content).items() if key != "stream_options"}
+        options.__dict__["content"] = json.dumps(kept).encode()
+    return True
 
 
 def failed(link: Link, error: BaseException) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 from farebox import _pending, signals
 from farebox._bodies import copied, is_plain, parsed, read_body, with_note
 from farebox._call import Call
-from farebox._patches import CLIENT_MARK, Link, Patches, failed, incompatible, never_sent
+from farebox._patches import CLIENT_MARK, Link, Patches, failed, incompatible, never_sent, without_usage_chunk
 from farebox._sockets import Sockets
 from farebox._streams import end_call, leave_pending, read_answer, watch_response, watch_stream
 from farebox.providers import Provider, Reader, with_files, without_iterators
@@ -70,31 +70,6 @@ def _look_for_stream(kind: type) -> bool:
     if len(_is_stream) < _MOST_ANSWERS:
         _is_stream[kind] = found
     return found
-
-
-def without_usage_chunk(link: Link, options: Any, body: dict[str, Any], error: BaseException) -> bool:
-    """Whether a server has refused a stream for the usage that we asked it for; then it is not asked any more."""
-    call, server = link.call, link.provider
-    if (
-        type(server) is not Compatible
-        or not call.adds_usage_chunk
-        or getattr(error, "status_code", 0) not in (400, 422)
-    ):
-        return False
-    if "stream_options" not in f"{error} {getattr(error, 'body', '')}":
-        return False
-    server.refuses_usage_chunk = True
-    call.adds_usage_chunk = False
-    for name in ("json_data", "extra_json"):
-        sent = options.__dict__.get(name)
-        if isinstance(sent, dict) and "stream_options" in sent:
-            kept = {key: value for key, value in sent.items() if key != "stream_options"}
-            own = {key: body[key] for key in ("stream_options",) if key in body}
-            options.__dict__[name] = {**kept, **own}
-    if getattr(options, "content", None) is not None:
-        kept = {key: value for key, value in json.loads(options.content).items() if key != "stream_options"}
-        options.__dict__["content"] = json.dumps(kept).encode()
-    return True
 
 
 class Seam(Patches):
