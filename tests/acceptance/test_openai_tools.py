@@ -165,3 +165,16 @@ def test_a_tier_left_to_the_provider_is_held_at_the_dearest_and_paid_as_served(
     standard, auto, priority = sorted(farebox.calls(), key=lambda call: call.started_at)
     assert standard.bound_usd < auto.bound_usd == priority.bound_usd
     assert [call.usd for call in (standard, auto, priority)] == [line.usd for line in provider.bill.lines]
+
+
+def test_tools_that_only_a_template_names_are_paid(provider: FakeProvider, client: Any) -> None:
+    found = [{"id": f"fs_{n}", "type": "file_search_call", "queries": ["q"], "status": "completed"} for n in range(2)]
+    code = {"id": "ci", "type": "code_interpreter_call", "code": "1", "container_id": "cntr", "status": "completed"}
+
+    def with_tools(payload: dict[str, Any]) -> dict[str, Any]:
+        return {**payload, "output": [*found, code, *payload["output"]], "tools": [FILES, CODE], "tool_usage": None}
+
+    provider.odd(edit=with_tools)
+    with budget(usd=50) as b:
+        client.responses.create(model=MODEL, prompt={"id": "pmpt_1"}, input=TEXT, max_output_tokens=200)
+    assert b.spent_usd == provider.bill.usd + Decimal("0.125")  # 2 searches of 0.0025, 4 GB for 20 minutes

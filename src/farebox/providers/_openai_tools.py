@@ -173,11 +173,16 @@ def with_tools(call: Call, usage: Usage, found: Mapping[str, Any]) -> Usage | No
 
     What an image model used is not in the totals, and is charged at its own price.
     """
-    if not call.most_units and not call.parts and not call.most_web_searches and not found.get("tool_usage"):
+    is_template = "prompt" in call.unbounded  # its tools are named by the answer alone
+    if not (call.most_units or call.parts or call.most_web_searches or is_template or found.get("tool_usage")):
         return usage
     items = [fields(item) for item in listed(found.get("output")) or ()]
     kinds = [text_of(item.get("type")) for item in items]
     searches, most = usage.web_searches, call.most_units
+    if is_template and (told := Tools.of(listed(found.get("tools")) or (), None)) is not None:
+        most = {"container_gigabyte_minutes": told.gigabyte_minutes, **most}
+        if told.is_preview and not (call.response_model or call.model).startswith(_REASON):
+            most["fees_nanos"] = 0
     containers = {text_of(item.get("container_id")) for item in items if item.get("type") == "code_interpreter_call"}
     ran = bool(containers) or "shell_call" in kinds
     usage = usage._replace(
