@@ -221,6 +221,8 @@ class _Said(_Progress):
     fills_context: bool = False
     #: Whether a later request can go on from this answer, by its id.
     is_continuable: bool = False
+    #: It is asked for in the background: the provider goes on with it, whoever listens.
+    is_background: bool = False
     #: It is seen and not sent by farebox: it can be refused, and not changed.
     is_fixed: bool = False
     #: What it costs at most where its caller knows that, and no model is asked: nanodollars and tokens.

@@ -187,6 +187,29 @@ def test_an_answer_that_comes_later_stays_held_until_it_is_looked_at(client: Any
 
 
 @metered
+def test_a_stream_in_the_background_stays_held_when_it_is_left(client: Any, provider: Any) -> None:
+    provider.answer(output_tokens=5_000)
+    ended: list[dict[str, Any]] = []
+
+    def note(payload: dict[str, Any]) -> dict[str, Any]:
+        if payload["event_type"] == "interaction.completed":
+            ended.append(payload["interaction"])
+        return payload
+
+    provider.odd(edit=note)
+    config = {"max_output_tokens": 6_000}
+    with budget(usd=1) as paid:
+        with client.interactions.create(**words(stream=True, background=True, generation_config=config)) as events:
+            name = next(iter(events)).interaction.id
+            next(iter(events))
+        provider.wait_until_idle()
+        assert paid.reserved_usd >= provider.bill.usd > 0 == paid.spent_usd  # it is being made all the same
+        provider.serve(f"/v1/interactions/{name}", ended[0])
+        client.interactions.get(name)
+        assert (paid.reserved_usd, paid.spent_usd) == (0, provider.bill.usd)
+
+
+@metered
 def test_what_it_goes_on_from_is_part_of_the_bound(client: Any, provider: Any) -> None:
     provider.answer(output_tokens=90)
     with budget(usd=1):

@@ -89,6 +89,8 @@ def read_interaction_request(provider_name: str, body: Mapping[str, Any], server
         call.declared_cap, call.accepts_cap = known or None, known is not None
     call.cache_write = "none"
     call.is_stream = bool(body.get("stream"))
+    if body.get("background"):
+        call.is_background = True
     call.is_continuable = body.get("store") is not False
     call.previous_name = "previous_interaction_id"
     call.previous_response_id = text_of(body.get("previous_interaction_id"))
@@ -233,8 +235,11 @@ class EventReader:
         return False
 
     def finish(self) -> None:
+        call = self._call
         if self._last is not None:
-            read_interaction(self._call, fields(self._last))
+            read_interaction(call, fields(self._last))
+        elif call.is_background and call.response_id and not call.doubt:
+            call.is_pending = True  # it is being made, whoever listens
 
     def abandon(self, chunks: list[Any]) -> None:
         sizes, pieces = Sizes({}), []
