@@ -21,6 +21,7 @@ from google.genai import errors, types
 import farebox
 from farebox import BudgetExceeded, budget, instrument, report, signals, uninstrument
 from farebox.errors import IncompatibleSDK, UnmeteredCall, UnpricedModel
+from farebox.testing import FakeProvider, Price
 from tests.acceptance.rides import CAP, GOOGLE, attempt, bound_of, nothing_is_left, only_record, outcomes, stormproof
 
 FLASH = "gemini-2.5-flash"
@@ -576,6 +577,26 @@ def test_searches_are_held_and_charged_by_the_models_own_rule(client: Any, provi
             client.models.generate_content(model=model, contents="hello", config=config)
         assert paid.spent_usd == provider.bill.lines[-1].usd > Decimal(fee)
         assert paid.debt_usd == 0
+
+
+def as_pictures(payload: dict[str, Any]) -> dict[str, Any]:
+    usage = payload["usageMetadata"]
+    usage["candidatesTokensDetails"] = [{"modality": "IMAGE", "tokenCount": usage["candidatesTokenCount"]}]
+    return payload
+
+
+@pytest.mark.usefixtures("metered")
+@pytest.mark.parametrize("modalities", [None, ["IMAGE"]])
+def test_a_model_that_draws_is_held_for_its_pictures_asked_for_or_not(modalities: Any) -> None:
+    drawing = "gemini-2.5-flash-image"  # a picture of 1,290 tokens, of 30 USD a million
+    with FakeProvider(prices={drawing: Price(input="0.30", output=30, vendor="google")}) as provider:
+        provider.answer(output_tokens=1_290)
+        provider.odd(edit=as_pictures)
+        with GOOGLE.client(provider) as client, budget(usd=1) as paid:
+            config = {"max_output_tokens": 1_290, "response_modalities": modalities}
+            client.models.generate_content(model=drawing, contents="a cat", config=config)
+        assert paid.spent_usd == provider.bill.usd > Decimal("0.0387")
+        assert provider.bill.usd <= only_record().bound_usd
 
 
 # ── installing ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,7 +15,8 @@ from google import genai
 import farebox
 from farebox import BudgetExceeded, budget, instrument, uninstrument
 from farebox.errors import UnmeteredCall
-from tests.acceptance.rides import GOOGLE, attempt, nothing_is_left, only_record, outcomes, stormproof
+from farebox.testing import FakeProvider, Price
+from tests.acceptance.rides import GOOGLE, attempt, needs, nothing_is_left, only_record, outcomes, stormproof
 
 LITE = GOOGLE.model
 metered = pytest.mark.usefixtures("metered")
@@ -246,3 +247,14 @@ def test_undo_puts_back_what_was_there(client: Any) -> None:
     with instrument():
         assert vars(cls)["do_request"] is not was
     assert vars(cls)["do_request"] is was
+
+
+@metered
+def test_an_interaction_with_a_model_that_draws_is_held_for_pictures() -> None:
+    drawing = "gemini-2.5-flash-image"  # 30 USD a million tokens of pictures
+    with FakeProvider(prices={drawing: Price(input="0.30", output=30, vendor="google")}) as provider:
+        provider.answer(output_tokens=1_290)
+        with GOOGLE.client(provider) as client, budget(usd=1):
+            needs(client, "interactions")
+            client.interactions.create(**words(model=drawing, generation_config={"max_output_tokens": 1_290}))
+        assert only_record().bound_usd >= provider.bill.usd > 0

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from farebox._call import Call
-from farebox.providers._google_parts import MOST_MEDIA_TOKENS, media_part
+from farebox.providers._google_parts import MOST_MEDIA_TOKENS, draws, media_part
 from farebox.providers._google_usage import read_usage
 from farebox.providers._reading import MOST_TOKENS, Part, Sizes, fields, listed, text_of, texts, whole_number
 from farebox.providers._vision import Pictures, gemini_image_tokens, is_older_gemini
@@ -102,7 +102,7 @@ def read_interaction_request(provider_name: str, body: Mapping[str, Any], server
         sizes.name_unbounded("environment" if body.get("environment") else "continuation_token")
         call.fills_context = True
     call.tier = text_of(body.get("service_tier")).lower()
-    said = {text_of(one).lower() for one in listed(body.get("response_modalities")) or ()}
+    said = _modalities(body)
     call.has_audio = bool(sizes.kinds & {"audio", "video"}) or bool(said & {"audio", "video"})
     call.has_images = bool(sizes.kinds & {"image", "video"}) or bool(said & {"image", "video"})
     call.features = frozenset(features)
@@ -145,6 +145,12 @@ def _read_tools(call: Call, body: Mapping[str, Any], sizes: Sizes, features: set
             sizes.extra_tokens += _SERVER_TOOL_TOKENS
 
 
+def _modalities(body: Mapping[str, Any]) -> set[str]:
+    """In what an answer may come; a model that draws does so unless it is told not to."""
+    said = {text_of(one).lower() for one in listed(body.get("response_modalities")) or ()}
+    return {"text", "image"} if not said and draws(text_of(body.get("model"))) else said
+
+
 def _features(body: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
     if body.get("response_format") is not None:
         yield "structured_output"
@@ -157,7 +163,7 @@ def _features(body: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[st
     if config.get("thinking_level"):
         yield "reasoning"
         yield "reasoning_minimal" if config["thinking_level"] == "minimal" else "reasoning_effort"
-    said = {text_of(one).lower() for one in listed(body.get("response_modalities")) or ()}
+    said = _modalities(body)
     if "image" in said:
         yield "image_generation"
     if said & {"audio", "video"}:

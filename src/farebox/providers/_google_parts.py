@@ -37,6 +37,14 @@ _OF_MEDIA: Final = frozenset(
 )
 
 
+def draws(model: str) -> bool:
+    """Whether a model may answer with pictures where a request names no modalities: those that draw do.
+
+    Source: https://ai.google.dev/gemini-api/docs/image-generation, "Output types" (a copy, read 2026-11-29).
+    """
+    return "-image" in model
+
+
 def pick(found: Mapping[str, Any], name: str) -> Any:
     """The value of a field in either spelling, that of the API first."""
     value = found.get(name)

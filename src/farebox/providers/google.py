@@ -24,7 +24,7 @@ from farebox.providers._google_interactions import (
     read_interaction_request,
     rewrite_interaction,
 )
-from farebox.providers._google_parts import Contents, key_of, pick
+from farebox.providers._google_parts import Contents, draws, key_of, pick
 from farebox.providers._google_usage import ChunkReader, is_cut, read_head, read_usage, searches
 from farebox.providers._reading import MOST_TOKENS, fields, listed, text_of, whole_number
 from farebox.providers._vision import Pictures, gemini_image_tokens, is_older_gemini
@@ -127,7 +127,7 @@ class Google:
         call.is_stream = verb == "streamGenerateContent"
         if server_address.endswith(_VERTEX) and not is_older_gemini(model):
             call.tier = "regional"
-        if len(body) > 1 or config or counted.features:
+        if len(body) > 1 or config or counted.features or draws(model):
             _read_options(call, body, config, counted)
         call.choices = max(1, whole_number(pick(config, "candidateCount")) or 1) if config else 1
         extra_tokens = sizes.extra_tokens + _TOKENS_PER_REQUEST + _TOKENS_PER_MESSAGE * call.messages
@@ -251,6 +251,8 @@ def _read_options(call: Call, body: Mapping[str, Any], config: Mapping[str, Any]
     tier = text_of(pick(body, "serviceTier")).lower()
     call.tier = "+".join(filter(None, (tier, call.tier)))
     said = {text_of(one).upper() for one in listed(pick(config, "responseModalities")) or ()}
+    if not said and draws(call.request_model):
+        said = {"TEXT", "IMAGE"}
     if "IMAGE" in said:
         counted.features.add("image_generation")
         call.least_cap = min(_TOKENS_PER_PICTURE, call.declared_cap or _TOKENS_PER_PICTURE)
