@@ -4,6 +4,9 @@ The blocks of one page share their names, as a reader goes from top to bottom, a
 a fake provider by their own environment variables, and `REDIS_URL` is a server of the test's own.  A `text` block right after
 a `python` one is what it prints; `...` in it stands for anything.  A `toml` block of settings is saved as farebox.toml, and
 what comes after it runs as a program that begins.
+
+A `console` block is a session at a terminal: lines such as `$ ls` are run by bash in the same directory, and what follows is what
+they print.  A `py` block that begins with `# name.py` is saved under that name, where the page stands.
 """
 
 from __future__ import annotations
@@ -39,6 +42,17 @@ LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)")
 PRINTED = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 DECIMAL = re.compile(r"\d+\.\d+")
 INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\dZ")
+FILE = re.compile(r"# ([\w/]+\.py)\n")
+
+#: What a session prints and no two of them alike: who, when, for how long, with which version.
+VOLATILE = (
+    (re.compile(r"\brun-\d{8}-\d{6}-[0-9a-f]{4}\b"), "run-NAME"),
+    (re.compile(r"\bcall_[0-9a-f]{20}\b"), "call_ID"),
+    (re.compile(r"\b\d{4}-\d\d-\d\d(T[\d:]+Z)?"), "INSTANT"),
+    (re.compile(r"\bin \d+\.\d\ds\b"), "in SECONDS"),
+    (re.compile(r"\bgenai-prices [\d.]*\d"), "genai-prices VERSION"),
+    (re.compile(r"={3,}|_{3,}"), "==="),  # as wide as the terminal
+)
 
 KEPT = re.compile(
     r"\nIn (\d+) looks the bill never passed the limit of 0\.02 USD, and the report never fell below the bill\.\n"
@@ -75,6 +89,13 @@ def is_alike(said: str, got: str) -> bool:
         return False
     pairs = zip(DECIMAL.findall(said), DECIMAL.findall(got), strict="..." not in said)
     return "..." in said or all(abs(float(a) - float(b)) <= max(float(a), float(b)) / 4 for a, b in pairs)
+
+
+def settled(text: str) -> str:
+    """Without what no two sessions have alike."""
+    for pattern, name in VOLATILE:
+        text = pattern.sub(name, text)
+    return text
 
 
 def relative(page: Path) -> str:
@@ -155,6 +176,65 @@ def run(page: Path) -> None:
             assert is_alike(block.prints, got), (
                 f"{relative(page)}:{block.line} says it prints\n{block.prints}\nand prints\n{got}"
             )
+
+
+class Step(NamedTuple):
+    """One command of a page, and what it prints, on stdout and stderr."""
+
+    command: str
+    prints: str
+    line: int
+
+
+def steps_of(block: Block) -> Iterator[Step]:
+    lines = block.text.splitlines()
+    starts = [n for n, line in enumerate(lines) if re.match(r"\$ \S", line)]
+    assert starts[0] == 0, f"line {block.line}: a session begins with a command"
+    for start, end in itertools.pairwise([*starts, len(lines)]):
+        yield Step(lines[start][2:], "\n".join(lines[start + 1 : end]), block.line + 1 + start)
+
+
+SESSIONS = [page for page in PAGES if "\n```console\n" in page.read_text(encoding="utf-8")]
+
+
+@pytest.mark.usefixtures("sdks_call")
+@pytest.mark.parametrize("page", SESSIONS, ids=relative)
+def test_the_sessions_of_a_page_print_what_it_says(page: Path, tmp_path: Path) -> None:
+    """In one shell for the page; each command sees the exit code of the one before it as `$?`."""
+    steps: list[Step] = []
+    script = ["exec 2>&1", "ended() { return $1; }", "code=0"]
+    for block in blocks(page):
+        if block.language == "py" and (name := FILE.match(block.text)):
+            script.append(f"cat > {name[1]} <<'END OF FILE'\n{block.text}END OF FILE")
+        elif block.language == "console":
+            for step in steps_of(block):
+                steps.append(step)
+                script += ["ended $code", step.command, "code=$?", "printf '\\036'"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FAREBOX_", "PYTEST_", "COV_"))}
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(script)],
+        env={
+            **kept,
+            "HOME": str(tmp_path / "home"),
+            "XDG_DATA_HOME": str(tmp_path / "home" / "data"),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}",
+            "COLUMNS": "80",
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # what else is installed here has no say
+            "PYTEST_PLUGINS": "farebox_pytest",
+            "PYTHONDONTWRITEBYTECODE": "1",  # a file that changes within a second is read anew
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    printed = done.stdout.split("\036")
+    assert (len(printed), printed[-1]) == (len(steps) + 1, "")
+    for step, got in zip(steps, printed, strict=False):
+        assert is_alike(settled(step.prints) + "\n", settled(got) + "\n"), (
+            f"{relative(page)}:{step.line}: {step.command}\nsays it prints\n{step.prints}\n\nand prints\n{got}"
+        )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)

@@ -617,14 +617,6 @@ def test_here(fake_provider, spend):
 # ── its page ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@needs("openai")
-def test_the_tests_on_its_page_pass(run: Run) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    blocks = re.findall(r"^```py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    ran = run("\n".join(blocks), "--strict-markers", "--farebox-block-live")
-    ran.assert_outcomes(passed=2)
-
-
 def test_its_page_names_every_option_and_exit_code() -> None:
     page = PAGE.read_text(encoding="utf-8")
     options = re.findall(r'addoption\(\s*"(--[a-z-]+)"', inspect.getsource(farebox_pytest))
