@@ -114,6 +114,16 @@ class Patches:
             self._unread.add(type(error))
             _logger.error("a %s request could not be read (%s) and is not metered", self.module, type(error).__name__)
 
+    def may_bill(self, path: str, unread: Exception | None = None) -> bool:
+        """Whether a POST that no call was made of may be billed; `unread` is what its provider raised, which is said once."""
+        try:
+            metering = self.provider.metering(path)
+        except Exception as error:
+            unread, metering = unread or error, "unmetered"
+        if unread is not None:
+            self.leave_unread(unread)
+        return metering == "unmetered" or (unread is not None and metering == "metered")
+
     def _patch(self, cls: type, name: str, wrap: Callable[[Any], Any]) -> None:
         original = vars(cls)[name]
         for entry in self._patched:

@@ -247,20 +247,21 @@ class Seam(Patches):
             if is_whole and read_plain is not None:
                 call = read_plain(path, body, server_address)
         except Exception as error:
-            self.leave_unread(error)
-            return None
+            return self.begin_unread(client, options, body, kwargs, error)
         options = copied(options)
         if call is None:
             if not is_plain(reversed(body.values())):  # what was not given is last
                 body = self.readable(options, body)
+            unread = None
             try:
                 files = options.files
                 call = self.provider.read_request(path, with_files(body, files) if files else body, server_address)
             except Exception as error:
-                self.leave_unread(error)
-                return None
+                unread = error
             if call is None:
-                return self.begin_unread(client, options, body, kwargs)
+                # Should it go out as it came, then with what was in its iterators: they have been read.
+                given["json_data"], given["extra_json"] = options.json_data, options.extra_json
+                return self.begin_unread(client, options, body, kwargs, unread)
         if type(reader) is Compatible:
             reader.meet(call, path)
         if kwargs.get("stream"):
@@ -270,13 +271,22 @@ class Seam(Patches):
         return options, body, ParserLink(call, reader, previous), call
 
     def begin_unread(
-        self, client: Any, options: Any, body: dict[str, Any] | None, kwargs: dict[str, Any]
+        self,
+        client: Any,
+        options: Any,
+        body: dict[str, Any] | None,
+        kwargs: dict[str, Any],
+        unread: Exception | None = None,
     ) -> tuple[Any, dict[str, Any], Any, Call | None] | None:
-        """As `begin`, for what the provider does not read: None where it is free, or malformed, or no POST of this SDK's."""
-        path, server_address, reader = self.address(client, options.url)
-        if self.provider.metering(path) != "unmetered":
+        """As `begin`, for what the provider does not read, or raised `unread` on: None where it is free or malformed."""
+        try:
+            path, server_address, reader = self.address(client, options.url)
+        except Exception as error:
+            self.leave_unread(error)
+            return None  # to an address that the SDK can't make out either
+        if not self.may_bill(path, unread):
             return self.begin_note(options, path, body, server_address) if options.files else None
-        call = unmetered_call(reader.name, path, body, server_address)
+        call = unmetered_call(reader.name, path, body, server_address, unread)
         call.is_stream = bool(kwargs.get("stream"))
         call.timeouts = (options.timeout, client.timeout)
         call.client_frame = client.__dict__.get(CLIENT_MARK)

@@ -165,19 +165,22 @@ class GoogleSeam(Patches):
         if _LINK in http_request.__dict__ or http_request.method.lower() != "post":
             return None  # it counts already, should ours be there twice; or it is free
         body = http_request.data if type(http_request.data) is dict else None
-        call, reader = None, cast(Reader, self.provider)
+        call, unread, reader = None, None, cast(Reader, self.provider)
         try:
             url = urlsplit(http_request.url)
             path, server_address = unquote(url.path), url.hostname or ""
+        except ValueError as error:
+            self.leave_unread(error)
+            return None  # to an address that the SDK can't make out either
+        try:
             if body is not None:
                 call = self.provider.read_request(path, body, server_address)
         except Exception as error:
-            self.leave_unread(error)
-            return None
+            unread = error
         if call is None:
-            if self.provider.metering(path) != "unmetered":
+            if not self.may_bill(path, unread):
                 return None
-            call, reader = unmetered_call(self.provider.name, path, body, server_address), READER
+            call, reader = unmetered_call(self.provider.name, path, body, server_address, unread), READER
         if len(http_request.headers) > _USUAL_HEADERS:
             cast(PathProvider, self.provider).read_headers(call, http_request.headers)
         if stream:

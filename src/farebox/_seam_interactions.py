@@ -147,21 +147,21 @@ class Stack:
         mark = self._mark_of(sdk)
         if (not seam.is_global and mark is None) or request.method.lower() != "post":
             return None
-        path, reader, call = unquote(request.url.path), seam.provider, None
+        path, host, reader, call, unread = unquote(request.url.path), request.url.host, seam.provider, None, None
         try:
-            body = parsed(request.content)
-            if type(body) is dict:
-                call = reader.read_request(path, body, request.url.host)
+            content = parsed(request.content)
+        except Exception:
+            content = None  # it is streamed, and the SDK's to send
+        body = content if type(content) is dict else None
+        try:
+            if body is not None:
+                call = reader.read_request(path, body, host)
         except Exception as error:
-            seam.leave_unread(error)
-            return None
+            unread = error
         if call is None:
-            if reader.metering(path) != "unmetered":
+            if not seam.may_bill(path, unread):
                 return None
-            known = body if type(body) is dict else None
-            return self._linked(
-                unmetered_call(reader.name, path, known, request.url.host), READER, request, stream, mark
-            )
+            return self._linked(unmetered_call(reader.name, path, body, host, unread), READER, request, stream, mark)
         return self._linked(call, reader, request, stream, mark)
 
     def _linked(self, call: Call, reader: Reader, request: Any, stream: bool, mark: Any) -> StackLink:

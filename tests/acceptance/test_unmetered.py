@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import farebox
-from farebox import BudgetExceeded, _speak, budget, report, signals
+from farebox import BudgetExceeded, _instrument, _speak, budget, report, signals
 from farebox.errors import UnmeteredCall, UnmeteredWarning
 from farebox.testing import FakeProvider
-from tests.acceptance.rides import ANTHROPIC, OPENAI, Ride, attempt, nothing_is_left, only_record
+from tests.acceptance.rides import ALL_RIDES, ANTHROPIC, MESSAGES, OPENAI, Ride, attempt, nothing_is_left, only_record
 
 pytestmark = pytest.mark.usefixtures("metered")
 
@@ -160,6 +160,81 @@ def test_a_malformed_body_of_a_known_endpoint_is_the_servers_to_refuse(ride: Rid
         )
     assert len(provider.requests) == 1
     assert not farebox.calls()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_generator_in_a_body_that_nobody_can_read_arrives_all_the_same(
+    ride: Ride, provider: Any, client: Any, is_async: bool
+) -> None:
+    """A body without a model is malformed: it has been looked through by then, and a generator is read once."""
+    path = "/chat/completions" if ride is OPENAI else "/v1/messages"
+
+    def body() -> dict[str, Any]:
+        return {"messages": (message for message in MESSAGES), "metadata": {"words": iter(("a", "b"))}}
+
+    async def main() -> None:
+        async with ride.async_client(provider) as one:
+            await one.post(path, cast_to=object, body=body())
+
+    with pytest.raises(Exception, match="400"):
+        asyncio.run(main()) if is_async else client.post(path, cast_to=object, body=body())
+    assert [request.body for request in provider.requests] == [
+        {"messages": MESSAGES, "metadata": {"words": ["a", "b"]}}
+    ]
+
+
+class ReaderBug(Exception):
+    pass
+
+
+@pytest.fixture(params=ALL_RIDES, ids=str)
+def any_ride(request: pytest.FixtureRequest) -> Ride:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.fixture(params=["read_request", "read_plain", "metering"])
+def broken(request: pytest.FixtureRequest, any_ride: Ride, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider of the ride's SDK raises on whatever it is asked about a request."""
+
+    def raises(*given: Any) -> Any:
+        raise ReaderBug("with the user's text in it")
+
+    seam: Any = _instrument._seam(any_ride.name)
+    monkeypatch.setattr(seam.provider, "read_request", raises)
+    if request.param == "metering":
+        monkeypatch.setattr(seam.provider, "metering", raises)
+    if hasattr(seam, "read_plain"):
+        monkeypatch.setattr(seam, "read_plain", raises if request.param == "read_plain" else None)
+    monkeypatch.setattr(seam, "_unread", set())
+
+
+@pytest.mark.usefixtures("broken")
+@pytest.mark.parametrize("limit", [{"usd": 1}, {"tokens": 10_000}])
+def test_what_a_provider_fails_to_read_is_refused_under_a_limit_that_it_could_pass(
+    any_ride: Ride, open_client: Any, provider: Any, limit: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with budget("b", **limit), pytest.raises(UnmeteredCall):
+        any_ride.ask(open_client(any_ride))
+    assert not provider.requests
+    assert only_record().outcome == "refused"
+    assert "could not be read (ReaderBug)" in caplog.text
+    assert "user's text" not in caplog.text
+    nothing_is_left()
+
+
+@pytest.mark.usefixtures("broken")
+def test_what_a_provider_fails_to_read_is_sent_untouched_where_nothing_limits_it_and_is_in_the_report(
+    any_ride: Ride, open_client: Any, provider: Any
+) -> None:
+    with pytest.warns(UnmeteredWarning), budget(calls=1) as b:
+        any_ride.ask(open_client(any_ride))
+    assert len(provider.requests) == 1
+    assert b.spent_calls == 1
+    record = only_record()
+    assert (record.outcome, record.usd) == ("completed", None)
+    assert "ReaderBug" in record.doubt
+    assert report().total.unmetered_calls == 1
+    nothing_is_left()
 
 
 def test_assert_under_fails_on_it_unless_it_is_allowed(ride: Ride, provider: Any, client: Any) -> None:

@@ -14,8 +14,17 @@ _ID: Final = re.compile(r"(?<=/)(?=[^/:]*[0-9])(?:[^/:]{16,}|[a-z]+[-_][^/:]+)(?
 _LONGEST_ENDPOINT: Final = 120
 
 
-def unmetered_call(provider_name: str, path: str, body: Mapping[str, Any] | None, server_address: str) -> Call:
-    """The call that such a request makes: nothing of it can be bounded, and nothing that is sent is changed."""
+def unmetered_call(
+    provider_name: str,
+    path: str,
+    body: Mapping[str, Any] | None,
+    server_address: str,
+    unread: Exception | None = None,
+) -> Call:
+    """The call that such a request makes: nothing of it can be bounded, and nothing that is sent is changed.
+
+    `unread` is what its provider raised on reading it, of which only the kind is kept.
+    """
     call = Call(
         provider_name=provider_name,
         operation_name=UNMETERED,
@@ -25,6 +34,8 @@ def unmetered_call(provider_name: str, path: str, body: Mapping[str, Any] | None
     )
     call.choices, call.accepts_cap, call.is_plain = 0, False, False
     call.doubt = "no provider reads this endpoint"
+    if unread is not None:
+        call.doubt = f"its provider could not read this request ({type(unread).__name__})"
     return call
 
 
