@@ -30,6 +30,8 @@ class Operation:
     is_awaited: bool = True
     #: A lock as a bell, rung by `release`; None where nobody waits for it.
     bell: Lock | None = None
+    #: Of the next who waits for what was done together with this; rung by whoever waited for this.
+    next_bell: Lock | None = None
 
 
 @attrs.define(eq=False, kw_only=True)

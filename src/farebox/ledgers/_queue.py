@@ -2,8 +2,8 @@
 
 Whoever needs an answer and finds nobody at it takes the lock and gives the store all that stands in the queue, its own
 operation among it; the others wait for a bell of their own, which rings when theirs is done or when it is their turn to take
-the lock.  So a lone thread writes at once and on its own thread, many write together, and what was settled goes along with
-the next reserve.
+the lock.  Whose operations are done together wake one another, each the next.  So a lone thread writes at once and on its own
+thread, many write together, and what was settled goes along with the next reserve.
 
 The lock is only ever taken by `with`: between an `acquire()` and a `try:` a signal would leave it held for good.
 """
@@ -94,6 +94,8 @@ class Queue:
         except BaseException:
             operation.is_awaited = False  # interrupted: nobody reads its answer, but it may be on its way
             raise
+        finally:
+            _ring(operation.next_bell)
         if operation.error is not None:
             raise operation.error
 
@@ -120,7 +122,7 @@ class Queue:
             # Taken and noted down within one C call, for the same reason that it is taken by `with` elsewhere.
             got.extend(map(lock.acquire, (False,)))
             if got[0]:
-                error = self._apply_some()
+                error = self._apply_some(asked)
                 if error is not None and not asked.is_done and asked.error is None:
                     asked.error = error
         finally:
@@ -153,7 +155,7 @@ class Queue:
             else:
                 return True
 
-    def _apply_some(self) -> LedgerUnavailable | None:
+    def _apply_some(self, asked: Operation | None = None) -> LedgerUnavailable | None:
         """Under the lock: give the store what stands first; what it did not do and nobody awaits stands there again."""
         if self._is_applying:
             return LedgerUnavailable(
@@ -161,11 +163,11 @@ class Queue:
             )
         self._is_applying = True
         try:
-            return self._apply_first()
+            return self._apply_first(asked)
         finally:
             self._is_applying = False
 
-    def _apply_first(self) -> LedgerUnavailable | None:
+    def _apply_first(self, asked: Operation | None) -> LedgerUnavailable | None:
         batch: list[Operation] = []
         awaited = 0
         if len(self._waiting) < self._company:
@@ -189,10 +191,13 @@ class Queue:
             raise
         finally:
             self._company = max(self._company - 1, len(batch) if awaited > 1 else 0)
-        for operation in batch:
+        # Each who is woken wakes the next: woken at once they would only wait for the interpreter, and be woken twice.
+        next_bell: threading.Lock | None = None
+        for operation in reversed(batch):
+            if operation.bell is not None and operation.is_awaited and operation is not asked:
+                operation.next_bell, next_bell = next_bell, operation.bell
             operation.is_done = True
-            if operation.bell is not None:
-                _ring(operation.bell)
+        _ring(next_bell)
         self.rounds += 1
         self._has_dropped = False
         self._when_done(batch)
