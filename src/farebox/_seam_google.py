@@ -4,7 +4,7 @@ Every surface comes by there once, streams too, with the body as it will be sent
 there is not retried.  HTTP attempts are seen one floor below, at `_request_once` and `_async_request_once`, and belong to a
 call by a mark on the `HttpRequest`, which is made anew for each request.  The answer is an `HttpResponse`: it holds the text
 of a whole answer, and cuts a stream into the JSON texts that its caller parses.  (google-genai 3.6.1, `_api_client.py` lines
-398, 528, 2072, 2132, 2152, 2331; the same six names in 1.36.0; read 2026-11-29.)
+398, 528, 2072, 2132, 2152, 2331; the same six names in 3.0.0; read 2026-11-29.)
 
 A stream of Google's has no close: its reader stops reading, and the generators that were below it end with it.  So one that
 is left early is charged as one that was closed.
@@ -19,6 +19,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
+from importlib.util import find_spec
 from typing import Any, ClassVar, Final, Protocol, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -390,6 +391,10 @@ def _check(module: Any, api: Any) -> None:
         function = vars(base).get(name) if base is not None else None
         if function is None or list(inspect.signature(function).parameters)[1 : 1 + len(taken)] != list(taken):
             raise incompatible(module, f"its API client has no `{name}({', '.join(taken)})`")
+    if (
+        find_spec(STACK.rpartition(".")[0]) is None
+    ):  # before 3.0 interactions went by a client of their own, and would not be seen
+        raise incompatible(module, f"it has no {STACK}")
     request, response = getattr(api, "HttpRequest", None), getattr(api, "HttpResponse", None)
     for name in ("url", "method", "data", "timeout"):
         if name not in getattr(request, "__dataclass_fields__", ()):
