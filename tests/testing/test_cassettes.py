@@ -29,7 +29,7 @@ from farebox.testing import FakeProvider
 from farebox.testing._cassette import Cassette, UnmatchedCall
 from farebox.testing._cassette_answer import Answer, read_answer
 from farebox.testing._cassette_file import CassetteError, Interaction, load, save
-from farebox.testing._cassette_request import Request
+from farebox.testing._cassette_request import Request, cleaned, read_body
 from farebox.testing._plugin_cassettes import Cassettes, read_words
 from farebox.testing._plugin_meter import Meter, Spend
 
@@ -294,7 +294,11 @@ def test_no_key_cookie_owner_or_host_is_kept_wherever_it_stands(tape: Player) ->
             default_headers={"cookie": "session=cookiecookiecookie"},
         )
         tool = {"type": "mcp", "server_label": "x", "authorization": "mcp-token", "headers": {"X-Api-Key": "mcp-key"}}
-        ask(client, f"My key is {KEY}.", extra_body={"tools": [tool]})
+        tool["headers"]["X-Own"] = "mcp-own"
+        hidden = [{"domain": "a.example", "name": "PASS", "value": "domain-value"}]
+        policy = {"type": "allowlist", "allowed_domains": ["a.example"], "domain_secrets": hidden}
+        code = {"type": "code_interpreter", "container": {"type": "auto", "network_policy": policy}}
+        ask(client, f"My key is {KEY}.", extra_body={"tools": [tool, code]})
         with pytest.raises(openai.AuthenticationError):
             ask(client, "refuse")
 
@@ -312,6 +316,8 @@ def test_no_key_cookie_owner_or_host_is_kept_wherever_it_stands(tape: Player) ->
         "abcdef",
         "mcp-token",
         "mcp-key",
+        "mcp-own",
+        "domain-value",
         "4711",
         "7890",
     ):
@@ -506,6 +512,37 @@ def test_a_recording_anew_is_what_was_done_this_time(tape: Player, provider: Fak
     with tape("record"):
         pass
     assert not tape.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/x-www-form-urlencoded", "client_id=me&client_secret=HIDDENHIDDEN&grant_type=client_credentials"),
+        ("application/x-www-form-urlencoded", "client_secret=HIDDENHIDDEN&x=1"),
+        (
+            "multipart/form-data; boundary=B",
+            '--B\r\nContent-Disposition: form-data; name="api_key"\r\n\r\nHIDDEN\r\n--B--',
+        ),
+        ("application/json", '{"headers": [{"name": "X-Api-Key", "value": "HIDDEN"}]}'),
+        ("application/json", '{"api_keys": ["HIDDEN"], "client_secret": {"value": "HIDDEN", "expires_at": 1}}'),
+        ("application/json", '{"url": "https://me:HIDDEN@a.example/x?X-Amz-Security-Token=HIDDENHIDDEN"}'),
+        ("application/json", '{"pem": "-----BEGIN RSA PRIVATE KEY-----\\nHIDDEN\\n-----END RSA PRIVATE KEY-----\\n"}'),
+    ],
+)
+def test_secrets_of_forms_headers_and_addresses_are_not_kept(content_type: str, body: str) -> None:
+    read = read_body(body.encode(), content_type)
+    asked = cleaned(Request(method="POST", path="/x", body=read), (), ())
+    assert "HIDDEN" in str(read)
+    assert "HIDDEN" not in str(asked.body)
+
+
+def test_texts_that_only_speak_of_secrets_are_kept() -> None:
+    said = {
+        "token": " the",
+        "tokens": [1, 2],
+        "content": "The password is in a secret place: see https://a.example/x?page=12345678",
+    }
+    assert cleaned(Request(method="POST", path="/x", body={"json": said}), (), ()).body == {"json": said}
 
 
 def test_what_a_program_redacts_is_neither_kept_nor_compared(tape: Player, provider: FakeProvider) -> None:

@@ -30,12 +30,16 @@ _FIELD: Final = re.compile(
     r"(?i)(?:.*[_-])?(?:authorization|authorization[_-]?token|api[_-]?key|access[_-]?key|private[_-]?key|secret|"
     r"(?:access|refresh|bearer|auth|session|id|security)[_-]?token|client[_-]?secret|password|credentials?|cookie)"
 )
+#: Names of fields that hold secrets by names of their own, as the `headers` of an MCP server and the `domain_secrets` of a
+#: container (openai 3.54.0, `types/responses/container_network_policy_domain_secret_param.py`, read 2026-11-29).
+_HOLDER: Final = re.compile(r"(?i)(?:.*[_-])?(?:headers|cookies|secrets?|api[_-]?keys|passwords|credentials)")
 _PARAMETER: Final = re.compile(r"(?i).*(?:key|token|secret|sig|signature|credential|password|auth|session|code)")
 
 #: What keys and ids look like.  An error of a provider's may quote them.
 _LOOKS: Final = re.compile(
     r"""
-      (?P<said> (?: [?&] (?: key|api_key|apikey|token|access_token|sig|signature ) = | Bearer\s+ | Basic\s+ ) )
+      (?P<said> (?: (?:^|[?&]) (?i: key|apikey|sig|(?:[\w.-]*[_.-])?(?:api_key|token|secret|password|signature|assertion) ) =
+        | Bearer\s+ | Basic\s+ ) )
         (?P<value> [^\s&"'<>]{8,} )
     | \b (?: sk|pk|rk ) - [A-Za-z0-9_*-]{12,}                # OpenAI, Anthropic and those who took it over, masked too
     | \b org- [A-Za-z0-9]{8,} | \b proj_ [A-Za-z0-9]{8,} | \b wrkspc_ [A-Za-z0-9]{8,}
@@ -43,9 +47,11 @@ _LOOKS: Final = re.compile(
     | \b (?: AKIA|ASIA ) [A-Z0-9]{16} \b
     | \b gh[opsur]_ [A-Za-z0-9]{30,} | \b github_pat_ [A-Za-z0-9_]{30,} | \b hf_ [A-Za-z0-9]{30,}
     | \b ek_ [A-Za-z0-9]{20,} | \b xox[abprs]- [A-Za-z0-9-]{10,} | \b gsk_ [A-Za-z0-9]{20,} | \b xai- [A-Za-z0-9]{20,} | \b r8_ [A-Za-z0-9]{20,}
+    | (?<=://) [^\s/:@]+ : [^\s/@]+ (?=@)                     # who asks, in front of a host
+    | -----BEGIN\ [A-Z\ ]*PRIVATE\ KEY----- .*? (?: -----END\ [A-Z\ ]*PRIVATE\ KEY----- | \Z )
     | \b eyJ [A-Za-z0-9_-]{10,} \. eyJ [A-Za-z0-9_-]{10,} \. [A-Za-z0-9_-]{10,}
     """,
-    re.VERBOSE,
+    re.VERBOSE | re.DOTALL,
 )
 
 #: How an error of Google's names who pays.  In a text of a model's these words may be anything.
@@ -76,10 +82,27 @@ def clean(value: Any, secrets: Iterable[str] = ()) -> Any:
     if isinstance(value, list):
         return [clean(item, secrets) for item in value]
     if isinstance(value, dict):
+        named = value.get("name")
+        is_secret = isinstance(named, str) and _FIELD.fullmatch(named) is not None  # a header, or a field of a form
         return {
-            name: REDACTED if isinstance(item, str) and item and _FIELD.fullmatch(name) else clean(item, secrets)
+            name: _emptied(item)
+            if (_FIELD.fullmatch(name) and isinstance(item, str))
+            or _HOLDER.fullmatch(name)
+            or (is_secret and name in ("value", "text"))
+            else clean(item, secrets)
             for name, item in value.items()
         }
+    return value
+
+
+def _emptied(value: Any) -> Any:
+    """A JSON value without any of its texts."""
+    if isinstance(value, str):
+        return REDACTED if value else value
+    if isinstance(value, list):
+        return [_emptied(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _emptied(item) for name, item in value.items()}
     return value
 
 
