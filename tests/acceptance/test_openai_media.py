@@ -201,6 +201,15 @@ def test_a_stream_of_pictures_that_is_left_is_never_below_its_bill(provider: Fak
     assert (record.outcome, record.cost_source) == ("closed", "estimated")
 
 
+def test_a_form_that_a_model_does_not_answer_in_costs_nothing(provider: FakeProvider, client: Any) -> None:
+    with budget(usd=1) as b, pytest.raises(openai.BadRequestError, match="response_format"):
+        client.audio.transcriptions.create(
+            model="gpt-4o-transcribe", file=("talk.wav", recording(1)), response_format="verbose_json"
+        )
+    assert b.spent_usd == provider.bill.usd == 0
+    nothing_is_left()
+
+
 def test_a_transcription_that_streams_is_paid_by_its_last_event(provider: FakeProvider, client: Any) -> None:
     provider.answer(output_tokens=40)
     with budget(usd=5):

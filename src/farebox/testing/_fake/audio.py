@@ -69,6 +69,9 @@ class Transcriptions(OpenAIFormat):
             raise missing("file")
         seconds = _seconds(body["file"])
         picos = MILLISECOND_PICOS.get(model)
+        form = str(body.get("response_format") or "json")
+        if picos is None and form not in ("json", "text", "diarized_json"):
+            raise Fault(400, f"response_format '{form}' is not compatible with model '{model}'.", REFUSED)
         sound = 0 if picos else int(seconds * AUDIO_TOKENS_PER_SECOND)
         return Ask(
             model=model,
@@ -80,7 +83,7 @@ class Transcriptions(OpenAIFormat):
             audio_tokens=sound,
             makes=0 if picos else None,
             charges=(Charge("audio milliseconds", round(seconds * 1_000), picos),) if picos else (),
-            form=str(body.get("response_format") or "json"),
+            form=form,
         )
 
     def usage(self, reply: Reply, output_tokens: int) -> dict[str, Any]:
