@@ -108,11 +108,13 @@ ROOMS = {
     "_record": Room("puts on the books what no SDK saw", BUDGETS | rooms("_scope _standing _plan _speak")),
     "_reserve": Room("as above", RECORDS | rooms("signals _scope")),
     "_estimate": Room("asks the prices; changes nothing", BUDGETS | rooms("_scope")),
+    "_surfaces": Room("reads the source of an SDK; loads nothing else", rooms("providers")),
+    "_coverage": Room("asks the providers about it", rooms("providers"), later=rooms("_surfaces")),
     "__init__": Room(
         "the public names: no sink, tool or server",
-        BUDGETS | rooms("_frames _scope _enforce _instrument _report _single_calls _record _reserve _estimate _status"),
+        BUDGETS | rooms("_frames _scope _enforce _instrument _report _single_calls _record _reserve _estimate _status _coverage"),
     ),
-    "types": Room("names for annotations", rooms("_call _estimate _frames _instrument _report _reserve _status")),
+    "types": Room("names for annotations", rooms("_call _coverage _estimate _frames _instrument _report _reserve _status")),
     "telemetry": Room("a sink subscribes to the bus like anybody's", RECORDS | rooms("signals")),
     "testing": Room("stands outside: its bill judges ours, so they share no code", later=rooms("__init__")),
     "testing_plugin": Room(

@@ -35,7 +35,7 @@ def arm(note: Callable[[str], None]) -> None:
     try:
         _impose(runs)
         handle = farebox.instrument()
-    except (farebox.FareboxError, ValueError) as error:
+    except (errors.FareboxError, ValueError) as error:
         _say(f"nothing is sent, as it can't be measured: {str(error).partition(chr(10))[0]}")
         is_ledger = isinstance(error, errors.LedgerUnavailable)
         raise SystemExit(_LEDGER if is_ledger else _BAD_INPUT) from None

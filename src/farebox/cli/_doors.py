@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from farebox.cli._exits import NOT_FOUND, Problem
+from farebox.errors import FareboxError
 
 if TYPE_CHECKING:
     from farebox._call import CallRecord
@@ -127,7 +128,7 @@ def use_any_ledger() -> None:
     settings()
     try:
         use_ledger()
-    except (Problem, farebox.FareboxError, ValueError):
+    except (Problem, FareboxError, ValueError):
         farebox.configure(ledger="memory://")
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import attrs
 import click
 
 from farebox.cli import _doors
 from farebox.cli._exits import FOUND_PROBLEM, Problem
 from farebox.cli._output import Column, Shown, amount, say_json, say_table, show_instant, shows
 from farebox.cli._setting import installed_version
+from farebox.errors import FareboxError
 
 
 class Finding(NamedTuple):
@@ -20,15 +22,16 @@ class Finding(NamedTuple):
     what: str
     is_ok: bool | None
     found: str
+    surfaces: tuple[dict[str, Any], ...] = ()
 
 
 @click.command()
 @shows
 def doctor(shown: Shown) -> int:
     """Look at SDKs, settings, ledger and prices; exit code 1 where something does not work."""
-    findings = [*_versions(), *_sdks(), *_settings(), *_ledger(shown), *_prices()]
+    findings = [*_versions(), *_sdks(), *_coverage(), *_settings(), *_ledger(shown), *_prices()]
     if shown.as_json:
-        say_json([finding._asdict() for finding in findings])
+        say_json([{name: value for name, value in finding._asdict().items() if value != ()} for finding in findings])
     else:
         marks = {True: "ok", False: "PROBLEM", None: "note"}
         say_table(
@@ -56,6 +59,20 @@ def _sdks() -> Iterator[Finding]:
             yield Finding(name, None, "not looked at, because of what is wrong below")
         else:
             yield Finding(name, not wrong, wrong or f"{version}, metered")
+
+
+def _coverage() -> Iterator[Finding]:
+    import farebox
+
+    try:
+        found = farebox.coverage()
+    except FareboxError:
+        return  # which is said of the SDK
+    for name, said in found.summary().items():
+        rows = tuple(attrs.asdict(row) for row in found if row.provider == name)
+        yield Finding(
+            "coverage", None if any(row["metering"] == "unmetered" for row in rows) else True, f"{name}: {said}", rows
+        )
 
 
 def _settings() -> Iterator[Finding]:
@@ -87,7 +104,7 @@ def _ledger(shown: Shown) -> Iterator[Finding]:
     except Problem as error:
         yield Finding("ledger", None, error.message)
         return
-    except (farebox.FareboxError, ValueError) as error:
+    except (FareboxError, ValueError) as error:
         yield Finding("ledger", False, f"{where}: {str(error).partition(chr(10))[0]}")
         return
     yield Finding("ledger", True, where)

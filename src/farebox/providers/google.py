@@ -143,6 +143,10 @@ class Google:
             return "metered"
         return "free" if is_free(path) else "unmetered"
 
+    def reads_some(self, path: str) -> bool:
+        """Whether some of the requests to a path are read that `metering` must call "unmetered": not with an agent, not images."""
+        return path.endswith(("/interactions", ":predict"))
+
     def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
         if call.endpoint == _INTERACTIONS:
             return rewrite_interaction(call, body)

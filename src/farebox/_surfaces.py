@@ -1,0 +1,216 @@
+"""The surfaces of an SDK that is installed, read from its own source: what sends a POST, and where to.
+
+Nothing here names a surface.  A client's resources are walked, and of each method the calls that post are looked up in the
+syntax tree, with the path that is written there; so a surface of tomorrow's SDK is found as well.  No request is made, and no
+client is set up to make one.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib
+import inspect
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, NamedTuple
+
+from farebox.providers import Provider
+
+_DEEPEST: Final = 8
+#: What a path is called that is put together at run time.
+UNKNOWN_PATH: Final = "?"
+SOCKET: Final = "websocket "
+
+
+class Found(NamedTuple):
+    """A method that sends: as it is called from a client, the path as it is written, and "sync" or "async" and "stream"."""
+
+    surface: str
+    path: str
+    modes: tuple[str, ...]
+
+
+class Post(NamedTuple):
+    path: str
+    is_stream: bool
+
+
+def stainless(provider: Provider) -> Iterator[Found]:
+    """Of an SDK built like OpenAI's and Anthropic's: its resources are cached properties that take a client."""
+    sdk = importlib.import_module(provider.sdk)
+    sockets: dict[str, str] = getattr(provider, "sockets", {})
+    for mode, name in zip(("sync", "async"), provider.clients, strict=True):
+        client = object.__new__(getattr(sdk, name))  # which has methods to bind, and no connection and no key
+        for prefix, resource in _resources(client, ""):
+            for method, posts in methods(kind_of(resource)).items():
+                yield from (Found(prefix + method, post.path, _modes(mode, post)) for post in posts)
+            path = sockets.get(type(resource).__module__)
+            if path is not None and hasattr(resource, "connect"):
+                yield Found(f"{prefix}connect", SOCKET + path, (mode, "stream"))
+
+
+def google(provider: Provider) -> Iterator[Found]:
+    """Of Google's SDK: its resources are properties of a client and of its `aio`."""
+    sdk = importlib.import_module(provider.sdk)
+    client = getattr(sdk, provider.clients[0])(api_key="none", vertexai=False)
+    try:
+        for mode, owner in (("sync", client), ("async", client.aio)):
+            for prefix, resource in _resources(owner, ""):
+                for method, posts in methods(kind_of(resource)).items():
+                    yield from (Found(prefix + method, post.path, _modes(mode, post)) for post in posts)
+    finally:
+        getattr(client, "close", lambda: None)()
+
+
+def _modes(mode: str, post: Post) -> tuple[str, ...]:
+    return (mode, "stream") if post.is_stream else (mode,)
+
+
+def _resources(owner: Any, prefix: str, depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """What hangs on a client and sends, with the words before a method of it."""
+    package = type(owner).__module__.partition(".")[0]
+    for name in dir(type(owner)):
+        kind = inspect.getattr_static(type(owner), name)
+        if (
+            name.startswith(("_", "with_"))
+            or name == "aio"
+            or not isinstance(kind, (functools.cached_property, property))
+        ):
+            continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that it is experimental, which nobody here uses
+                resource = getattr(owner, name)
+        except Exception:
+            continue
+        of = type(resource)
+        sends = of.__module__.partition(".")[0] == package or hasattr(resource, "_post")
+        if sends and of is not type(owner) and depth < _DEEPEST:
+            yield f"{prefix}{name}.", resource
+            yield from _resources(resource, f"{prefix}{name}.", depth + 1)
+
+
+def kind_of(resource: Any) -> Any:
+    """Its class, for a cache: to a type checker no class can be hashed."""
+    return type(resource)
+
+
+@functools.lru_cache(maxsize=4_096)
+def methods(cls: Any) -> dict[str, list[Post]]:
+    """The public methods of a class that post, and what each posts, also by way of another method of the class."""
+    functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        functions |= _functions(base)
+    found: dict[str, list[Post]] = {}
+    for name in functions:
+        if not name.startswith("_"):
+            posts = list(dict.fromkeys(_posts_below(name, functions, set())))
+            if posts:
+                found[name] = posts
+    return found
+
+
+def _posts_below(name: str, functions: dict[str, Any], seen: set[str]) -> Iterator[Post]:
+    seen.add(name)
+    function = functions[name]
+    yield from _posts(function)
+    for node in ast.walk(function):
+        if (
+            isinstance(node, ast.Attribute)
+            and _is_self(node.value)
+            and node.attr in functions
+            and node.attr not in seen
+        ):
+            yield from _posts_below(node.attr, functions, seen)
+
+
+@functools.cache
+def _functions(cls: type) -> dict[str, Any]:
+    """The functions of one class, by name; of several with one name the last, which is the one that runs."""
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    if not file or not str(file).endswith(".py"):
+        return {}
+    body: Iterable[Any] = _parsed(file).body
+    for part in cls.__qualname__.split("."):
+        body = next((node.body for node in body if isinstance(node, ast.ClassDef) and node.name == part), ())
+    return {node.name: node for node in body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
+
+
+@functools.cache
+def _parsed(file: str) -> ast.Module:
+    with open(file, "rb") as source:
+        text = source.read()
+    return ast.parse(text) if b"post" in text.lower() else ast.Module([], [])
+
+
+def forget() -> None:
+    """Drop the syntax trees, which are large."""
+    _parsed.cache_clear()
+    _functions.cache_clear()
+
+
+def _posts(function: ast.AST) -> Iterator[Post]:
+    for node in ast.walk(function):
+        if not isinstance(node, ast.Call):
+            continue
+        said = {word.arg: word.value for word in node.keywords if word.arg}
+        for written in _written(node, said):
+            stream = said.get("stream")
+            is_stream = stream is not None and not (isinstance(stream, ast.Constant) and not stream.value)
+            is_stream = is_stream or (isinstance(node.func, ast.Attribute) and node.func.attr.endswith("_streamed"))
+            yield from (Post(path, is_stream) for path in _paths(written, function))
+
+
+def _written(node: ast.Call, said: dict[str, ast.expr]) -> Iterator[ast.expr]:
+    """The expressions of the paths that a call posts to, in the ways that SDKs write one."""
+    args = [node.func, *node.args]
+    for at, word in enumerate(args):
+        if isinstance(word, ast.Attribute) and (
+            (word.attr == "_post" and _is_self(word.value)) or (word.attr == "post" and _is_client(word.value))
+        ):
+            yield said["path"] if at == 0 and "path" in said else args[at + 1] if at + 1 < len(args) else word
+    if "post" in (_text(said.get("method")), _text(node.args[0] if node.args else None)):
+        if "path" in said:
+            yield said["path"]  # Google's second stack
+        elif _text(said.get("method")):
+            yield from node.args[:1]  # a list that is asked for with a POST
+        elif isinstance(node.func, ast.Attribute):
+            yield from node.args[1:2]
+
+
+def _text(node: ast.expr | None) -> str:
+    return node.value.lower() if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def _is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "self"
+
+
+def _is_client(node: ast.expr) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr == "_client" and _is_self(node.value)
+
+
+def _names(name: str, nodes: Iterable[ast.AST]) -> bool:
+    return any(isinstance(node, ast.Name) and node.id == name for node in nodes)
+
+
+def _paths(node: ast.expr, function: ast.AST) -> list[str]:
+    """The paths that an expression may stand for, with names in braces for what is filled in, and without a query."""
+    found: list[str] = []
+    match node:
+        case ast.Constant(value=str() as path):
+            found = [path]
+        case ast.JoinedStr(values=parts):
+            found = ["".join(str(part.value) if isinstance(part, ast.Constant) else "{id}" for part in parts)]
+        case ast.Call(func=ast.Attribute(value=ast.Constant(value=str() as path))):
+            found = [path]  # "...".format(...)
+        case ast.Call(args=[ast.Constant(value=str() as path), *_]):
+            found = [path]  # path_template("...", ...)
+        case ast.Name(id=name):
+            for one in ast.walk(function):
+                if isinstance(one, ast.Assign) and _names(name, one.targets) and not _names(name, ast.walk(one.value)):
+                    found += _paths(one.value, ast.Module([], []))
+    found = [path.partition("?")[0].replace("{{", "{").replace("}}", "}") for path in found]
+    return list(dict.fromkeys(path if path.startswith("/") else f"/{path}" for path in found if path)) or [UNKNOWN_PATH]
