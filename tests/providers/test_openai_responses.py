@@ -546,7 +546,7 @@ def test_what_an_image_model_used_is_added() -> None:
     found = answered(answer(tool_usage={"image_gen": drawn}))
     assert found.usage == BUCKETS
     used = Usage(uncached_input_tokens=10, input_image_tokens=20, output_image_tokens=1_056)
-    assert found.others == (("gpt-image-1", used),)
+    assert found.others == (("gpt-image-2.5-sunburst", used),)
     drawn["cached_tokens_details"] = {"cached_image_tokens": 15, "cached_text_tokens": 90}
     drawn["output_tokens_details"] = {"text_tokens": 56}
     ((_, used),) = answered(answer(tool_usage={"image_gen": drawn})).others

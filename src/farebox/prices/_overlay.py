@@ -147,33 +147,42 @@ SEARCH_FEES: Final = (
     SearchFee("", "35", "the dearest of the above", "2026-11-21"),
 )  # fmt: skip
 
-_OPENAI_PRICING = "https://developers.openai.com/api/docs/pricing"
+# The page as it was after 2026-07-30; it no longer has DALL-E.
+_OPENAI_PRICING = (
+    "https://github.com/llms-txt-archive/openai-platform/blob/a30a6225d9a3d94f919a9d1b6552a9f12fdacd73/api/docs/pricing.md"
+    " (a copy of https://developers.openai.com/api/docs/pricing)"
+)
+_DALL_E = "https://github.com/kevinhermawan/Canvas/blob/main/model-info.json (a copy of https://openai.com/pricing)"
+_READ = "2026-11-29"
 _OPENAI = ("openai", "azure")
 _MILLISECONDS: Final = 1_000
 _SNAPSHOT: Final = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 TOOL_FEES: Final = (
-    ToolFee("openai", "file_searches", Fraction("0.0025"), _OPENAI_PRICING, "2026-11-21"),
+    ToolFee("openai", "file_searches", Fraction("0.0025"), _OPENAI_PRICING, _READ),
     # 0.03, 0.12, 0.48 and 1.92 for twenty minutes of 1, 4, 16 and 64 GB: the same for each GB and minute.
-    ToolFee("openai", "container_gigabyte_minutes", Fraction("0.0015"), _OPENAI_PRICING, "2026-11-21"),
+    ToolFee("openai", "container_gigabyte_minutes", Fraction("0.0015"), _OPENAI_PRICING, _READ),
     # 0.05 an hour of a container, whatever its memory: it counts as one gigabyte.  Beyond what is free each month.
     ToolFee("anthropic", "container_gigabyte_minutes", Fraction(5, 6_000), _CLAUDE_PRICING, "2026-11-21"),
     # Of a provider that is not here: the dearest of those above.
-    ToolFee("", "file_searches", Fraction("0.0025"), _OPENAI_PRICING, "2026-11-21"),
-    ToolFee("", "container_gigabyte_minutes", Fraction("0.0015"), _OPENAI_PRICING, "2026-11-21"),
+    ToolFee("", "file_searches", Fraction("0.0025"), _OPENAI_PRICING, _READ),
+    ToolFee("", "container_gigabyte_minutes", Fraction("0.0015"), _OPENAI_PRICING, _READ),
 )  # fmt: skip
 
 
 def _pictures(model: str, kind: str, usd: str) -> UnitPrice:
-    return UnitPrice(_OPENAI, model, kind, "images", Fraction(usd), _OPENAI_PRICING, "2026-11-29 (a copy)")
+    return UnitPrice(_OPENAI, model, kind, "images", Fraction(usd), _DALL_E, _READ)
 
 
 def _video(model: str, kind: str, usd_per_second: str) -> UnitPrice:
     usd = Fraction(usd_per_second) / _MILLISECONDS
-    return UnitPrice(_OPENAI, model, kind, "video_milliseconds", usd, _OPENAI_PRICING, "2026-11-29 (a copy)")
+    return UnitPrice(_OPENAI, model, kind, "video_milliseconds", usd, _OPENAI_PRICING, _READ)
 
 
 # A kind is quality and size, as the request has them; one that is not here costs the dearest of its model.
+# OpenAI shut DALL-E down on 2026-05-12 and Sora with the whole Videos API on 2026-09-24 (a copy of its deprecations, in
+# the same repository, and of https://developers.openai.com/de-DE/api/docs/models/sora-2; read 2026-11-29).  The rows stay
+# for other servers in its format, Azure's among them.  That these ask the same is not verified: Azure's pages had no number.
 UNIT_PRICES: Final = (
     _pictures("dall-e-2", "256x256", "0.016"),
     _pictures("dall-e-2", "512x512", "0.018"),
@@ -185,9 +194,7 @@ UNIT_PRICES: Final = (
     _pictures("dall-e-3", "hd/1024x1792", "0.12"),
     _pictures("dall-e-3", "hd/1792x1024", "0.12"),
     # A container of one's own is no model, but it is found like one.
-    UnitPrice(
-        _OPENAI, "container", "", "container_gigabyte_minutes", Fraction("0.0015"), _OPENAI_PRICING, "2026-11-21"
-    ),
+    UnitPrice(_OPENAI, "container", "", "container_gigabyte_minutes", Fraction("0.0015"), _OPENAI_PRICING, _READ),
     _video("sora-2", "720x1280", "0.10"),
     _video("sora-2", "1280x720", "0.10"),
     _video("sora-2-pro", "720x1280", "0.30"),

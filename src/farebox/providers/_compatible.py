@@ -18,7 +18,7 @@ from farebox.providers._servers import name_of_server
 
 _DEPLOYMENT: Final = re.compile(r"/deployments/([^/]+)")
 #: What a search of OpenRouter's puts in front of a model, up to five pages
-#: (https://openrouter.ai/docs/features/web-search, a copy, read 2026-11-29), counted as those of OpenAI's models are.
+#: (https://openrouter.ai/announcements/introducing-web-search-via-the-api, read 2026-11-29), counted as those of OpenAI's models are.
 _WEB_SEARCH_TOKENS: Final = 128_000
 #: Servers whose completion tokens leave out what was reasoned.
 _REASON_APART: Final = ("x_ai", "gcp.gemini")
@@ -82,14 +82,14 @@ class Compatible:
         if type(read) is not int or type(written) is not int:
             return usage
         changes: dict[str, Any] = {}
-        # DeepSeek's and Moonshot's (https://api-docs.deepseek.com/guides/kv_cache,
-        # https://platform.moonshot.ai/docs/api/chat, copies, read 2026-11-29).
+        # DeepSeek's (https://docs.stigg.io/documentation/ai-agents/providers/deepseek) and Moonshot's
+        # (https://github.com/Bike4Mind/bike4mind/pull/1089; both read 2026-11-29).
         into = fields(found.get("prompt_tokens_details"))
         cached = found.get("prompt_cache_hit_tokens", found.get("cached_tokens"))
         if type(cached) is int and 0 < cached <= read and not into.get("cached_tokens"):
             changes["prompt_tokens_details"] = {**into, "cached_tokens": cached}
         # xAI's and Gemini's: what was reasoned is in the total and not in the completion
-        # (https://docs.x.ai/docs/guides/reasoning, a copy, read 2026-11-29).
+        # (https://github.com/vercel/ai/pull/12425, https://github.com/Clarifai/clarifai-python/pull/978, read 2026-11-29).
         total, reasoned = (
             found.get("total_tokens"),
             fields(found.get("completion_tokens_details")).get("reasoning_tokens"),
@@ -128,7 +128,8 @@ class _Stream:
 
 
 def _apart(found: Mapping[str, Any]) -> Any:
-    """The usage that a chunk holds elsewhere: Groq's in `x_groq`, Moonshot's in a choice."""
+    """The usage that a chunk holds elsewhere: Groq's in `x_groq` (not verified), Moonshot's in a choice
+    (https://github.com/earendil-works/pi/issues/2017, read 2026-11-29)."""
     usage = fields(found.get("x_groq")).get("usage")
     if usage is not None:
         return usage
@@ -140,7 +141,8 @@ def _read_told(call: Call, usage: Mapping[str, Any], chunks: Iterable[Any]) -> N
     """What OpenRouter says that it charged, in credits of one dollar, and whose server it asked.
 
     With a key of the caller's own (`is_byok`) the upstream provider bills apart, and both are what the call cost.
-    Source: https://openrouter.ai/docs/use-cases/usage-accounting, a copy, read 2026-11-29.
+    Source: https://www.openrouter.ai/docs/use-cases/usage-accounting, a copy, read 2026-11-29; that a credit is
+    a dollar is not verified.
     """
     for chunk in chunks:
         call.upstream_provider = text_of(fields(chunk).get("provider"))[:100] or call.upstream_provider

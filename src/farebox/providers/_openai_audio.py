@@ -20,17 +20,21 @@ SPEECH: Final = "/audio/speech"
 TRANSCRIPTIONS: Final = "/audio/transcriptions"
 TRANSLATIONS: Final = "/audio/translations"
 
-#: A model that reads aloud for tokens takes about 1,250 for a minute: https://platform.openai.com/docs/pricing, "estimated
-#: cost" (a copy, read 2026-11-29); in a minute it says 600 characters or more.
+#: A model that reads aloud for tokens puts out some for every minute, and a text takes so long.  No page that was read says
+#: how many: not verified, chosen not to be too low.  Measured was a text of 4,096 characters, which took 256 seconds and six
+#: tokens for each of its 877, about 5,300 (https://github.com/sanand0/blog, `posts/2025/openai-tts-cost.md`, read 2026-11-29);
+#: here it is held for 13,000.
 _TOKENS_PER_MINUTE: Final = 1_250
 _CHARACTERS_PER_MINUTE: Final = 400
 _LEAST_SPEECH_TOKENS: Final = 256
 #: A token for 100 milliseconds of sound (https://platform.openai.com/docs/guides/realtime-costs, read 2026-11-22), and
 #: somewhat more, as a length is not always exact.
 _TOKENS_PER_SECOND: Final = 11
-#: The largest file that is taken (https://platform.openai.com/docs/guides/speech-to-text, read 2026-11-22).
+#: The largest file that is taken (https://developers.openai.com/api/docs/guides/speech-to-text, a copy in
+#: https://github.com/llms-txt-archive/openai-platform, read 2026-11-29).
 _MOST_BYTES: Final = 25 * 2**20
-#: Tokens that a second of speech is written down in, and the least that a model may write.
+#: Tokens that a second of speech is written down in, and the least that a model may write: not verified, chosen not to be too
+#: low.
 _WRITTEN_PER_SECOND: Final = 10
 _LEAST_WRITTEN: Final = 2_000
 #: Fields that put something in front of the model.

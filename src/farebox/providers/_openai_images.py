@@ -22,8 +22,9 @@ GENERATIONS: Final = "/images/generations"
 EDITS: Final = "/images/edits"
 VARIATIONS: Final = "/images/variations"
 
-#: What draws where a request does not say: the dearest that it may be, and for variations the only one there was.
-_MODELS: Final = {GENERATIONS: "gpt-image-1", EDITS: "gpt-image-1", VARIATIONS: "dall-e-2"}
+#: What draws where a request does not say: nobody tells (openai 3.57.0, `types/image_generate_params.py`, read 2026-11-29), so
+#: it is one of the models with the most tokens; for variations the only one there was.
+_MODELS: Final = {GENERATIONS: "gpt-image-2.5-sunburst", EDITS: "gpt-image-2.5-sunburst", VARIATIONS: "dall-e-2"}
 _MOST_PICTURES: Final = 1_000
 #: What a picture that goes in takes at most: high fidelity adds 6,240 tokens to those of its tiles
 # (https://platform.openai.com/docs/guides/image-generation, a copy, read 2026-11-29).

@@ -1,6 +1,7 @@
 """What the tools of a response add to its input and its fees: those that run at the provider loop inside one request.
 
-What their use costs: https://developers.openai.com/api/docs/pricing (read 2026-11-21).
+What their use costs: a copy of https://developers.openai.com/api/docs/pricing, `api/docs/pricing.md` of
+https://github.com/llms-txt-archive/openai-platform (commit a30a622, read 2026-11-29).
 """
 
 from __future__ import annotations
@@ -40,17 +41,21 @@ _RESULT_TOKENS: Final[dict[str, int | None]] = {
     "programmatic_tool_calling": None,
 }
 
-#: A container of its own is made for a request, and paid for at least so long.
+#: A container of its own is made for a request.  Twenty minutes of it have a price, and some are paid by the minute, for at
+#: least five (same page): nobody says which, so it is twenty.
 _CONTAINER_MINUTES: Final = 20
 _GIGABYTES: Final = {"1g": 1, "4g": 4, "16g": 16, "64g": 64}
-#: What draws where a tool does not say (openai 3.54.0, `types/responses/tool_param.py`), and what it reads at most for a
-#: picture: the model writes a prompt of 32,000 characters at most, and pictures go in with it.
-_DRAWS: Final = "gpt-image-1"
+#: What draws where a tool does not say is gpt-image-2.6-sunburst (openai 3.57.0, `types/responses/tool_param.py`).  The price
+#: list lacks it; the model before it has the same prices (a copy of
+#: https://developers.openai.com/de-DE/api/docs/models/gpt-image-2.6-sunburst; both read 2026-11-29).
+_DRAWS: Final = "gpt-image-2.5-sunburst"
+#: What it reads at most for a picture: the model writes a prompt of 32,000 characters at most (openai 3.57.0,
+#: `types/image_generate_params.py`), and pictures go in with it.  Not verified, chosen not to be too low.
 _TOKENS_TO_DRAW: Final = 16_384
-#: A search with the tool of before costs so much more where the model does not reason.
+#: A search with the tool of before costs so much more where the model does not reason: 25 and not 10 a thousand (same page).
 _MORE_FOR_PREVIEW_NANOS: Final = 15_000_000
 _REASON: Final = ("o1", "o3", "o4", "gpt-5", "gpt-6")
-#: For these a search counts as so many tokens of input, whatever was found.
+#: For these a search counts as so many tokens of input, whatever was found (same page).
 _FIXED_CONTENT: Final = ("gpt-4o-mini", "gpt-4.1-mini")
 _FIXED_CONTENT_TOKENS: Final = 8_000
 

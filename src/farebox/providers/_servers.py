@@ -41,7 +41,7 @@ _NAMES: Final = {
     "ollama.com": "ollama",
 }
 #: Programs that serve models on one's own machine, by their usual port
-#: (https://docs.ollama.com/faq, https://lmstudio.ai/docs/developer, read 2026-11-29).
+#: (https://repoprompt.com/docs/providers/local-models/, read 2026-11-29).
 _LOCAL_PORTS: Final = {11434: "ollama", 1234: "lm_studio"}
 #: The same by a part of a host's name, as in a compose file.
 _LOCAL_HOSTS: Final = ("ollama", "vllm", "lmstudio")

@@ -9,7 +9,9 @@ from farebox.testing._fake.dialect import Ask, Count, Event, Fault, Reply
 from farebox.testing._fake.openai import REFUSED, OpenAIFormat, missing
 from farebox.testing._fake.prices import MILLI_USD_PICOS, Charge
 
-# Tokens of a picture by quality and size, as OpenAI's guide has them; any other size counts as the larger.
+# Tokens of a picture by quality and size, as OpenAI's guide has them for models before gpt-image-2; any other size counts as
+# the larger.  A copy of https://developers.openai.com/api/docs/guides/image-generation, in
+# https://github.com/llms-txt-archive/openai-platform, read 2026-11-29.
 TOKENS = {
     "low": {"1024x1024": 272, "1024x1536": 408, "1536x1024": 400},
     "medium": {"1024x1024": 1_056, "1024x1536": 1_584, "1536x1024": 1_568},
@@ -18,7 +20,7 @@ TOKENS = {
 TOKENS_PER_INPUT = 4_483  # of a picture that goes in, at high fidelity
 TOKENS_PER_PARTIAL = 100
 
-# Thousandths of a USD for a picture.
+# Thousandths of a USD for a picture: https://github.com/kevinhermawan/Canvas, `model-info.json`, read 2026-11-29.
 DALL_E = {
     ("dall-e-2", "", "256x256"): 16,
     ("dall-e-2", "", "512x512"): 18,
@@ -40,7 +42,7 @@ class Images(OpenAIFormat):
 
     def read(self, path: str, body: dict[str, Any], count: Count) -> Ask:
         edits = path.endswith("edits")
-        model = str(body.get("model") or ("dall-e-2" if path.endswith("variations") else "gpt-image-1"))
+        model = str(body.get("model") or ("dall-e-2" if path.endswith("variations") else "gpt-image-2.5-sunburst"))
         if not path.endswith("variations") and not body.get("prompt"):
             raise missing("prompt")
         number, size = int(body.get("n") or 1), str(body.get("size") or "1024x1024")

@@ -2,7 +2,9 @@
 
 List prices for standard use, not batch, in USD per million tokens. Source: typed in here, then compared by eye with the
 tables of genai-prices 0.2.3 on 2026-11-21; the vendors' own pages (platform.openai.com/docs/pricing,
-platform.claude.com/docs/en/about-claude/pricing) were not at hand that day.
+platform.claude.com/docs/en/about-claude/pricing) were not at hand that day.  OpenAI's, its fees of tools and its prices of
+models that draw, speak, listen and film were compared on 2026-11-29 with `api/docs/pricing.md` of
+https://github.com/llms-txt-archive/openai-platform, a copy of its page.
 """
 
 from __future__ import annotations
@@ -157,6 +159,7 @@ PRICES: dict[str, Price] = {
     "babbage-002": _openai("0.40", "0.40", "0.40"),
     "gpt-image-1": Price(input=5, cached="1.25", output=40, image=10, vendor="openai"),
     "gpt-image-1.5": Price(input=5, cached="1.25", output=32, image=8, vendor="openai"),
+    "gpt-image-2.5-sunburst": Price(input=5, cached="1.25", output=30, image=8, vendor="openai"),
     "gpt-4o-transcribe": Price(input="2.50", output=10, audio=6, vendor="openai"),
     "gpt-4o-mini-tts": Price(input="0.60", output=12, vendor="openai"),
     **{

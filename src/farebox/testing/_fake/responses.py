@@ -74,7 +74,8 @@ class Responses(OpenAIFormat):
             most_file_searches=most if "file_search" in kinds else 0,
             most_pictures=most if "image_generation" in kinds else 0,
             draws=next(
-                (tool.get("model") or "gpt-image-1" for tool in tools if tool["type"] == "image_generation"), ""
+                (tool.get("model") or "gpt-image-2.5-sunburst" for tool in tools if tool["type"] == "image_generation"),
+                "",
             ),
             container=next((_memory(tool) for tool in tools if tool.get("type") == "code_interpreter"), ""),
             is_stored=body.get("store") is not False and path != COMPACT,
