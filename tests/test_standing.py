@@ -336,6 +336,13 @@ def test_a_kill_is_in_every_list_before_the_first_call(begin: Open) -> None:
     assert not any(row.is_killed for row in farebox.status("plan"))
 
 
+def test_what_was_topped_up_before_the_first_call_is_in_every_list(begin: Open) -> None:
+    begin(budget("plan", usd=5, per="day", each="tenant"))
+    farebox.top_up("plan", usd=2, tenant="acme")
+    for rows in (farebox.status(), farebox.status("plan"), farebox.status("plan", tenant="acme")):
+        assert [(dict(row.tags), row.limit, row.spent) for row in rows] == [({"tenant": "acme"}, 7, 0)]
+
+
 def test_a_killed_tenant_is_refused_in_any_mode_until_it_is_let_go_on(begin: Open) -> None:
     begin(budget("plan", calls=100, per="month", each="tenant", on_exceed="warn"))
     farebox.kill("plan", tenant="acme")

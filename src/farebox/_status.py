@@ -70,7 +70,9 @@ def status(budget: str | None = None, /, **tags: object) -> list[Status]:
         if parts is not None:
             found[key] = parts, view
     for one in state.standing:
-        for chosen in _chosen(one, asked, state.ledger):
+        # An account that was topped up before its first call is there, and its limits are not.
+        bare = [parts.tags for parts, view in found.values() if parts.budget == one.name and _is_bare(view)]
+        for chosen in _chosen(one, asked, state.ledger, bare):
             for account in terms_at(one, chosen, state):
                 parts = read_key(account.key)
                 assert parts is not None
@@ -86,12 +88,18 @@ def status(budget: str | None = None, /, **tags: object) -> list[Status]:
     return sorted(rows, key=lambda row: (row.budget, tuple(row.tags.items()), row.period, row.unit))
 
 
-def _chosen(budget: Budget, asked: Mapping[str, str], ledger: Ledger) -> list[Mapping[str, str]]:
+def _is_bare(view: View) -> bool:
+    return view.limit_usd_nanos == view.limit_tokens == view.limit_calls == NO_LIMIT
+
+
+def _chosen(
+    budget: Budget, asked: Mapping[str, str], ledger: Ledger, bare: list[Mapping[str, str]]
+) -> list[Mapping[str, str]]:
     """The tags of accounts that are there without a call: the only one, the one that is asked for, those somebody spoke of."""
     if not budget.each:
         return [{}]
     said = [read_control_tags(key, budget.name) for key in ledger.controls()]
-    return [tags for tags in (asked, *said) if tags is not None and set(tags) == set(budget.each)]
+    return [tags for tags in (asked, *said, *bare) if tags is not None and set(tags) == set(budget.each)]
 
 
 def _rows(parts: Key, view: View, budget: Budget | None) -> Iterator[Status]:

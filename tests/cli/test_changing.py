@@ -62,6 +62,27 @@ def test_a_budget_that_only_the_file_knows_can_be_told_about(command: Command) -
     assert (row["budget"], row["limit"]) == ("org", "2")
 
 
+def test_a_budget_with_an_account_for_each_can_be_told_about_before_its_first_call(command: Command) -> None:
+    (command.folder / "farebox.toml").write_text(
+        'ledger = "sqlite:///new.db"\n[[budgets]]\nname = "plan"\nusd = 1\nper = "month"\neach = "tenant"\n',
+        encoding="utf-8",
+    )
+    path = command.folder / "new.db"
+    none_yet = f"no account of budget 'plan' is known yet in sqlite:///{path}; it has one for each tenant\n"
+    assert command("budgets").stdout == command("budgets", "plan").stdout == none_yet
+    for word in ("kill", "unkill"):
+        told = command(word, "plan")
+        assert told.stdout == "done; no account of budget 'plan' is known yet, and it holds for those to come\n"
+    wrong = command("top-up", "plan", "--usd", "much", "--tag", "tenant=acme")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "usd='much'" in wrong.stderr
+
+    assert command("top-up", "plan", "--usd", "20", "--tag", "tenant=acme").returncode == 0
+    for listed in (command("budgets", "--json"), command("reset", "plan", "--json")):
+        (row,) = json.loads(listed.stdout)
+        assert (row["budget"], row["tags"], row["limit"], row["spent"]) == ("plan", {"tenant": "acme"}, "21", "0")
+
+
 def test_pruned_calls_are_gone_and_their_sums_stay(command: Command, org: None) -> None:
     assert command("prune", "--before", "1d").stdout.startswith("0 calls that ended before ")
     assert len(farebox.calls()) == 1

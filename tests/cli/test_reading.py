@@ -7,7 +7,9 @@ import io
 import json
 import os
 import pty
+import re
 import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -24,6 +26,8 @@ import farebox
 from tests.cli.conftest import Command, Inside, buy, spend
 
 Use = Callable[..., None]
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "use-the-command.md"
 
 
 def one_line(text: str) -> str:
@@ -344,9 +348,32 @@ def test_the_version_and_the_help_need_no_ledger(command: Command) -> None:
         assert f"\n  {name} " in said
 
 
-def test_a_shell_completes_commands(command: Command) -> None:
-    asked = {"_FAREBOX_COMPLETE": "bash_complete", "COMP_WORDS": "farebox re", "COMP_CWORD": "1"}
-    assert command(environment=asked).stdout.split() == ["plain,report", "plain,reset"]
+@pytest.mark.parametrize(
+    ("shell", "before", "after"),
+    [
+        ("bash", "", 'COMP_WORDS=(farebox re) COMP_CWORD=1; _farebox_completion farebox; echo "${COMPREPLY[@]}"'),
+        # zsh completes at a prompt only: what it is given is shown instead.
+        (
+            "zsh -f",
+            "autoload -U compinit; compinit -u",
+            "COMP_WORDS='farebox re' COMP_CWORD=1 _FAREBOX_COMPLETE=zsh_complete farebox; test $_comps[farebox]",
+        ),
+        ("fish", "", 'complete -C "farebox re"'),
+    ],
+)
+def test_a_shell_completes_commands_with_the_documented_line(
+    command: Command, shell: str, before: str, after: str
+) -> None:
+    words = shell.split()
+    if shutil.which(words[0]) is None:
+        pytest.skip(f"there is no {words[0]} here")
+    (line,) = re.findall(rf"^\| {words[0]} \| `(.*?)` in", PAGE.read_text("utf-8"), re.MULTILINE)
+    script = "\n".join([before, line.replace("\\|", "|"), after])
+    ran = subprocess.run(
+        [*words, "-c", script], capture_output=True, text=True, env=command.environment, check=False, timeout=60
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert set(re.findall(r"\bre[a-z]+\b", ran.stdout)) >= {"report", "reset"}
 
 
 @pytest.mark.parametrize("missing", ["click"])

@@ -64,12 +64,17 @@ def _say(budget: str, labels: dict[str, Any], shown: Shown, tell: Callable[[], N
     try:
         tell()
     except ValueError as error:
-        if not any(row.budget == budget for row in farebox.status()):
+        in_file = any(one.name == budget for one in _doors.settings().budgets)
+        if not in_file and not any(row.budget == budget for row in farebox.status()):
             raise Problem(
                 f"no budget {budget!r} is known in {ledger.shown}; farebox budgets lists those that are", NOT_FOUND
             ) from error
         raise
-    say_budgets(farebox.status(budget, **labels), shown)
+    found = farebox.status(budget, **labels)
+    if found or shown.as_json:
+        say_budgets(found, shown)
+    else:
+        say(f"done; no account of budget {budget!r} is known yet, and it holds for those to come")
 
 
 @click.command("set-limit")

@@ -126,8 +126,14 @@ def budgets(name: str | None, tags: tuple[str, ...], shown: Shown) -> None:
     if name is None:
         found = [row for row in found if not is_run_of_before(row.budget)]
     if not found and not shown.as_json:
-        what = f"no account of a budget {name!r} is" if name else "no standing budgets are"
-        say(f"{what} known in {ledger.shown}, nor in farebox.toml")
+        to_come = [one for one in _doors.settings().budgets if one.each and name in (None, one.name)]
+        if to_come:
+            for one in to_come:
+                each = " and ".join(one.each)
+                say(f"no account of budget {one.name!r} is known yet in {ledger.shown}; it has one for each {each}")
+        else:
+            what = f"no account of a budget {name!r} is" if name else "no standing budgets are"
+            say(f"{what} known in {ledger.shown}, nor in farebox.toml")
     else:
         say_budgets(found, shown)
 
