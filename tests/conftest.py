@@ -52,8 +52,7 @@ def fresh() -> Iterator[None]:
 
     assert farebox.current() is None
     _config.was_instrumented = True  # a budget without an SDK is what most unit tests look at
-    _config._layers.clear()
-    _config._base = _config._state = _config._unopened = None  # as in a process that begins
+    _config.forget()
     with farebox.configure(prices="{}", tags={}):
         yield
         farebox.uninstrument()

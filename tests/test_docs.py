@@ -115,8 +115,7 @@ def settings_file(block: Block) -> str | None:
 
 def begin_anew() -> None:
     """Nothing is configured, as in a process that begins."""
-    _config._layers.clear()
-    _config._base = _config._state = _config._unopened = None
+    _config.forget()
 
 
 @pytest.fixture

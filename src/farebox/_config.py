@@ -166,7 +166,8 @@ class Configuration:
         with _lock:
             mine = [changes for handle, changes in _layers if handle() is self]
             _layers[:] = [layer for layer in _layers if layer[0]() is not self]
-            _rebuild()
+            if mine:
+                _rebuild()
         for changes in mine:
             if "ledger" in changes:
                 changes["ledger"].flush(_UNDO_SECONDS)  # who looks into the store now finds what was settled
@@ -242,6 +243,55 @@ def configure(
                 changes["ledger"].retire()
             raise
     return handle
+
+
+def lay_ledger(url: str = "memory://") -> Configuration:
+    """Lay a ledger over the one in force, for a test: what is kept there, and whether somebody chose it, is as before.
+
+    A program that forgot to choose a ledger for its standing budgets so hears of it in tests too.  What is configured
+    afterwards lies over this one.
+
+    Args:
+        url: As in `configure`.
+
+    Returns:
+        A handle that takes it away again, whatever was laid over it; also a context manager.
+
+    Raises:
+        ValueError, LedgerUnavailable: it can't be opened.
+    """
+    with _lock:
+        _begin()
+        assert _base is not None
+        was_chosen = (
+            _unopened is not None
+            or _base.is_ledger_chosen
+            or any(changes.get("is_ledger_chosen", False) for _, changes in _layers)
+        )
+        handle = configure(ledger=url)
+        _layers[-1][1]["is_ledger_chosen"] = was_chosen
+        _rebuild()
+    return handle
+
+
+def ledger_in_force() -> Ledger | None:
+    """The ledger that calls go to now; None where that is not known yet: one that a file names is opened on first use."""
+    with _lock:
+        chosen: list[Ledger] = [changes["ledger"] for _, changes in _layers if "ledger" in changes]
+        if chosen:
+            return chosen[-1]
+        return None if _base is None or _unopened is not None else _base.ledger
+
+
+def forget() -> None:
+    """Be as a process that begins: nothing is configured, and files and environment are read anew on first use.
+
+    For tests.  Handles of what was configured take back nothing any more.
+    """
+    global _base, _state, _unopened
+    with _lock:
+        _layers.clear()
+        _base = _state = _unopened = None
 
 
 def _changes_of(

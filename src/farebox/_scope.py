@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, MappingProxyType, TracebackType
 from typing import Any, Final, Generic, ParamSpec, TypeVar, cast
@@ -374,6 +374,22 @@ _tagged: Final = object()
 def detach() -> None:
     """Leave all scopes for the rest of this context: for a long-lived worker that was started inside one."""
     innermost.set(None)
+
+
+def open_frame(scopes: Iterable[Scope[Any]], outer: Frame | None) -> Frame | None:
+    """A new frame of each of these scopes, one in the other, within `outer`: the innermost of them, or `outer` of none.
+
+    For who opens and leaves scopes where no `with` can stand, as the hooks of a test runner.  It is in force once
+    `go_on_in` says so.
+    """
+    for scope in scopes:
+        outer = scope._frame(outer)
+    return outer
+
+
+def go_on_in(frame: Frame | None) -> None:
+    """Have the rest of this context be in this frame, and in no other; None for none."""
+    innermost.set(frame)
 
 
 def current() -> Frame | None:

@@ -73,20 +73,18 @@ class Limits:
     def __init__(self, run: farebox.budget | None, per_test: farebox.budget | None) -> None:
         self._per_test = per_test
         if run is not None:
-            _scope.innermost.set(run._frame(_scope.current()))
+            _scope.go_on_in(_scope.open_frame([run], _scope.current()))
         #: The scope around the test, and the frame of its budgets in it; None where it has none.
         self._outer: Frame | None = None
         self._frame: Frame | None = None
 
     def begin(self, of_mark: farebox.budget | None) -> None:
         """Open the budgets of a test, and put them in force."""
-        self._outer = frame = _scope.current()
-        for scope in (self._per_test, of_mark):
-            if scope is not None:
-                frame = scope._frame(frame)
-        if frame is not self._outer:
-            self._frame = frame
-            _scope.innermost.set(frame)
+        self._outer = _scope.current()
+        scopes = [scope for scope in (self._per_test, of_mark) if scope is not None]
+        if scopes:
+            self._frame = _scope.open_frame(scopes, self._outer)
+            _scope.go_on_in(self._frame)
 
     def end(self, *, even_within: bool) -> None:
         """Take them off; a second time does nothing.
@@ -96,7 +94,7 @@ class Limits:
         """
         if self._frame is not None and (even_within or _scope.current() is self._frame):
             self._frame = None
-            _scope.innermost.set(self._outer)
+            _scope.go_on_in(self._outer)
 
     @contextmanager
     def lifted(self) -> Iterator[None]:
@@ -106,17 +104,17 @@ class Limits:
             yield
             return
         inner = _scope.current()
-        _scope.innermost.set(self._outer)
+        _scope.go_on_in(self._outer)
         try:
             yield
         finally:
             now = _scope.current()
             if now is self._outer:
-                _scope.innermost.set(inner)
+                _scope.go_on_in(inner)
             else:  # the fixture has opened a scope for all tests that share it: ours goes around that
                 self._outer = now
                 self._frame = frame if now is None else frame.around(now)
-                _scope.innermost.set(self._frame)
+                _scope.go_on_in(self._frame)
 
 
 def stopped_by(error: BaseException | None) -> BudgetExceeded | None:
