@@ -394,8 +394,7 @@ class Seam(Patches):
         response = getattr(result, "http_response", None)
         if response is not None and not hasattr(response, "_content"):
             if _pending.forget(call):
-                call.is_pending = False
-                watch_response(response, call, reader)
+                watch_response(response, call, reader)  # pending until it was read
                 if hasattr(result, "_raw_iterator"):  # a decoder of lines, made before there was a watch
                     read = response.aiter_bytes if hasattr(result, "__anext__") else response.iter_bytes
                     result._raw_iterator = read(chunk_size=_LINES_BYTES)

@@ -227,6 +227,7 @@ class Watch:
     def read_whole(self, body: bytes) -> None:
         """The call has ended with this answer, which is no stream."""
         if self._is_kept:
+            self.call.is_pending = False  # unless the answer says that it still is
             lines = self.call.operation_name == BATCH
             read_answer(self.call, self._provider, parsed_lines(body) if lines else parsed(body))
         self.end("completed")
@@ -238,6 +239,8 @@ class Watch:
         if not self.is_over and not self.is_being_read():
             if self.call.is_stream:
                 self.give_up()
+            elif self.call.operation_name == BATCH and self._latest is not None:
+                self.call.is_pending = False  # its results were fetched, and nobody will read the rest
             self.call.was_closed = True
             self.end("completed" if self.call.usage is not None else "closed")
 
