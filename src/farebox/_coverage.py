@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -112,8 +113,11 @@ def _surfaces(name: str, provider: Provider, version: str) -> Iterator[Surface]:
 
 
 def _metering(provider: Provider, path: str) -> Metering | Literal["partly"]:
-    if not path.startswith("/"):
-        return "unmetered"  # a websocket, or nobody knows where it goes
+    if not path.startswith("/"):  # a websocket, or nobody knows where it goes
+        is_read = path.removeprefix("websocket ") in getattr(provider, "dialogues", {})
+        return (
+            "metered" if is_read and importlib.util.find_spec(f"{provider.sdk}._websocket_connection") else "unmetered"
+        )
     metering = provider.metering(path)
     reads_some: Callable[[str], bool] = getattr(provider, "reads_some", lambda path: False)
     return "partly" if metering == "unmetered" and reads_some(path) else metering

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -264,22 +265,23 @@ def test_a_word_that_is_no_choice_is_refused() -> None:
         budget(usd=1, on_unmetered="ignore")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("of", ["realtime", "responses"])
-def test_a_websocket_is_noticed_when_it_is_opened(provider: Any, open_client: Any, of: str) -> None:
+@pytest.mark.parametrize("of", ["realtime/translations", "responses"])
+def test_a_websocket_that_nobody_reads_is_noticed_when_it_is_opened(provider: Any, open_client: Any, of: str) -> None:
     client = open_client(OPENAI)
-    if not hasattr(getattr(client, of, None), "connect"):
+    opens = functools.reduce(lambda found, name: getattr(found, name, None), of.split("/"), client)
+    if not hasattr(opens, "connect"):
         pytest.skip(f"this openai opens no websocket of {of}")
-    words = {"model": "gpt-realtime"} if of == "realtime" else {}
+    words = {} if of == "responses" else {"model": "gpt-realtime-translate"}
     with budget("b", usd=1), pytest.raises(UnmeteredCall, match=f"websocket /{of} of openai may be billed"):
-        getattr(client, of).connect(**words).__enter__()
+        opens.connect(**words).__enter__()
     with budget("b", usd=1), pytest.raises(UnmeteredCall):
-        getattr(client, of).connect(**words).enter()
+        opens.connect(**words).enter()
     assert not provider.requests
     with budget(usd=1, on_unmetered="allow"), pytest.raises(Exception):  # noqa: B017, PT011, none is served here
-        getattr(client, of).connect(**words).__enter__()
+        opens.connect(**words).__enter__()
     assert [record.outcome for record in farebox.calls()] == ["refused", "refused", "failed"]
     farebox.uninstrument()
     with budget(usd=1), pytest.raises(Exception) as without:  # noqa: PT011
-        getattr(client, of).connect(**words).__enter__()
+        opens.connect(**words).__enter__()
     assert not isinstance(without.value, UnmeteredCall)
     nothing_is_left()

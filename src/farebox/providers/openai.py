@@ -14,6 +14,8 @@ from farebox.providers import Metering, StreamReader, _openai_batches
 from farebox.providers._media import read_openai_part
 from farebox.providers._openai_batches import earlier_batch, noted
 from farebox.providers._openai_free import is_free
+from farebox.providers._openai_realtime import PATH as REALTIME
+from farebox.providers._openai_realtime import Realtime
 from farebox.providers._openai_responses import earlier_answer
 from farebox.providers._openai_surfaces import SURFACES, surface_of
 from farebox.providers._openai_usage import (
@@ -98,6 +100,9 @@ class OpenAI:
         "openai.resources.live.sideband": "/live",
         "openai.resources.live.forks": "/live",
     }
+
+    #: Who reads what is said over them.
+    dialogues: Final = {REALTIME: Realtime}
 
     def read_plain(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
         if not path.endswith(_CHAT):

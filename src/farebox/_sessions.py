@@ -1,0 +1,354 @@
+"""Sessions over a websocket whose answers are metered: each of them is a call, held before it is asked for.
+
+What every message goes through is wrapped: `send_raw` and `close` of the SDK's two connection bases, and `recv_bytes` of each
+kind of connection (openai 3.57.0, `_websocket_connection.py`, `resources/realtime/realtime.py`, read 2026-11-29).  A
+connection that nobody meters passes.
+
+    asked for by an event       held before it is sent; refused, nothing is sent
+    begun by the server         held when it says so; refused, the session is closed and the reader is told
+    its last event              settled, from its usage
+    closed or lost before       presumed spent
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from farebox import signals
+from farebox._bodies import parsed
+from farebox._call import Call, Outcome
+from farebox._patches import CLIENT_MARK, Link, Patches, failed, is_named
+from farebox._streams import end_call
+from farebox.providers import Reader
+from farebox.providers._dialogues import Dialogue, News
+from farebox.providers._unmetered import READER
+
+#: Attribute of a connection, or of what will open one, that holds its session.
+MARK: Final = "_farebox_session"
+
+
+class Asked(Link):
+    """An answer that was asked for, or begun by the server."""
+
+    __slots__ = ("event_id",)
+
+    def __init__(self, call: Call, provider: Reader, event_id: str = "") -> None:
+        super().__init__(call, provider)
+        self.event_id = event_id
+
+
+class Session:
+    """The open answers of one session."""
+
+    def __init__(self, seam: Patches, client: Any, dialogue: Dialogue) -> None:
+        self._seam = seam
+        self._client = client
+        self._dialogue = dialogue
+        # Who sends and who reads may be two threads; held while a dialogue takes note, and no longer.
+        self._lock = threading.Lock()
+        #: Asked for and not begun, in the order of asking; and begun, by id.
+        self._asked: deque[Asked] = deque()
+        self._begun: dict[str, Asked] = {}
+        self.is_over = False
+        #: What a budget wants raised, now that an answer it let cross its limit is over.
+        self.raises: Exception | None = None
+
+    # ── what the client says ─────────────────────────────────────────────────────────────────────────────────────
+
+    def ask(self, data: Any) -> tuple[Asked, dict[str, Any]] | None:
+        """Take note of what is about to be sent; where it asks for an answer, the answer and the event."""
+        try:
+            event = _read(data)
+            if type(event) is not dict:
+                return None
+            with self._lock:
+                call = self._dialogue.sent(event)
+        except Exception as error:
+            self._seam.leave_unread(error)
+            return None
+        if call is None or not self._is_metered():
+            return None
+        given = event.get("event_id")
+        asked = Asked(call, READER, given if isinstance(given, str) else f"farebox_{call.number}")
+        if given is None and self._dialogue.names_events:
+            event["event_id"] = asked.event_id
+        return self._open(asked), event
+
+    def admitted(self, asked: Asked, event: dict[str, Any], data: Any) -> Any:
+        """What is sent now that it is held."""
+        call = asked.call
+        call.is_sent, call.attempts = True, 0 if self.is_over else 1
+        self._asked.append(asked)
+        changed = {**event, **self._dialogue.rewrite(call, event)}
+        if isinstance(data, (str, bytes)):
+            text = json.dumps(changed)
+            return text.encode() if isinstance(data, bytes) else text
+        return changed
+
+    def fail(self, asked: Asked, error: BaseException) -> None:
+        """It was not sent, or nobody knows."""
+        if asked in self._asked:
+            self._asked.remove(asked)
+        self._close(asked)
+        failed(asked, error)
+
+    # ── what the server says ─────────────────────────────────────────────────────────────────────────────────────
+
+    def hear(self, data: Any) -> Asked | None:
+        """Take note of a message; a call that is to be held now is handed back, begun by the server or known already."""
+        raw = (
+            data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass") if isinstance(data, str) else b""
+        )
+        if not any(mark in raw for mark in self._dialogue.marks):
+            return None
+        event = parsed(raw)
+        if type(event) is not dict:
+            return None
+        try:
+            with self._lock:
+                news = self._dialogue.heard(event)
+            return None if news is None else self._take(news)
+        except Exception as error:
+            self._seam.leave_unread(error)
+            return None
+
+    def _take(self, news: News) -> Asked | None:
+        if news.what == "begun":
+            if self._asked:
+                self._begun[news.answer_id] = self._asked.popleft()
+                return None
+            with self._lock:
+                call = self._dialogue.begun(news)
+            return self._new(call, news.answer_id)
+        if news.what == "used":
+            with self._lock:
+                call = self._dialogue.used(news)
+            return self._new(call, "")
+        asked = self._find(news)
+        if asked is not None:
+            call = asked.call
+            outcome: Outcome = "failed"
+            if news.what == "ended":
+                outcome = "completed"
+                with self._lock:
+                    self._dialogue.ended(call, news)
+            self._close(asked)
+            end_call(call, outcome)
+            if call.raises is not None:
+                call.raises.__dict__["response"] = news.body
+                self.raises = call.raises
+        return None
+
+    def _new(self, call: Call, answer_id: str) -> Asked | None:
+        if not self._is_metered():
+            return None
+        return self._open(Asked(call, READER, answer_id))
+
+    def _find(self, news: News) -> Asked | None:
+        if news.what == "ended":
+            return self._begun.pop(news.answer_id, None) or (self._asked.popleft() if self._asked else None)
+        found = next((one for one in self._asked if one.event_id == news.event_id or not news.event_id), None)
+        if found is not None:
+            self._asked.remove(found)
+        return found
+
+    def speak(self) -> None:
+        """Raise what a budget wants raised."""
+        error, self.raises = self.raises, None
+        if error is not None:
+            raise error
+
+    def go_on(self, asked: Asked) -> None:
+        """What the server began is held: it is on the way; what is known already is paid."""
+        call = asked.call
+        call.is_sent, call.attempts = True, 1
+        if call.usage is None and not call.doubt:
+            self._begun[asked.event_id] = asked
+        else:
+            self._close(asked)
+            end_call(call, "completed")
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def over(self, outcome: Outcome, error: BaseException | None = None) -> None:
+        """Nothing more will be heard of the answers that are open: presumed spent."""
+        for asked in self._taken():
+            self._close(asked)
+            end_call(asked.call, outcome, error)
+
+    def _taken(self) -> list[Asked]:
+        taken = []
+        while self._asked:
+            taken.append(self._asked.popleft())
+        while self._begun:
+            taken.append(self._begun.popitem()[1])
+        return taken
+
+    def __del__(self) -> None:
+        for asked in self._taken():
+            self._seam.open.pop(asked, None)
+            asked.call.outcome = "dropped"
+            signals.settle_late(asked.call)
+
+    def _is_metered(self) -> bool:
+        return self._seam.is_global > 0 or CLIENT_MARK in self._client.__dict__
+
+    def _open(self, asked: Asked) -> Asked:
+        asked.call.client_frame = self._client.__dict__.get(CLIENT_MARK)
+        self._seam.open[asked] = None
+        return asked
+
+    def _close(self, asked: Asked) -> None:
+        self._seam.open.pop(asked, None)
+        self._seam.retire()
+
+
+def _read(data: Any) -> Any:
+    if isinstance(data, (str, bytes)):
+        return parsed(data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data)
+    if isinstance(data, Mapping):
+        return dict(data)
+    return parsed(data.to_json(use_api_names=True, exclude_unset=True).encode())
+
+
+def session_of(thing: Any) -> Session | None:
+    """The session of a connection, or of what will open one; None where nobody meters it."""
+    found: Session | None = thing.__dict__.get(MARK)
+    return found
+
+
+# ── what is put over the SDK's methods ───────────────────────────────────────────────────────────────────────────────
+
+
+def send(original: Any) -> Callable[..., Any]:
+    """`send_raw` of a connection, and `send` of a manager, which keeps what it is given until there is one."""
+
+    def send_raw(connection: Any, data: Any) -> Any:
+        session = session_of(connection)
+        asking = None if session is None else session.ask(data)
+        if session is None or asking is None:
+            return original(connection, data)
+        asked, event = asking
+        try:
+            signals.pre_call.publish(asked.call)
+            return original(connection, session.admitted(asked, event, data))
+        except BaseException as error:
+            session.fail(asked, error)
+            raise
+
+    return send_raw
+
+
+def send_async(original: Any) -> Callable[..., Any]:
+    """As `send`."""
+
+    async def send_raw(connection: Any, data: Any) -> Any:
+        session = session_of(connection)
+        asking = None if session is None else session.ask(data)
+        if session is None or asking is None:
+            return await original(connection, data)
+        asked, event = asking
+        asked.call.is_async = True
+        try:
+            waiting = signals.pre_call.publish_async(asked.call)
+            if waiting is not None:
+                await waiting
+            return await original(connection, session.admitted(asked, event, data))
+        except BaseException as error:
+            session.fail(asked, error)
+            raise
+
+    return send_raw
+
+
+def receive(original: Any) -> Callable[..., Any]:
+    """`recv_bytes` of a connection."""
+
+    def recv_bytes(connection: Any) -> Any:
+        session = session_of(connection)
+        if session is None:
+            return original(connection)
+        try:
+            data = original(connection)
+        except Exception as error:
+            if is_named(error, "ConnectionClosed"):
+                session.over("unknown", error)
+            raise
+        asked = session.hear(data)
+        if asked is not None:
+            try:
+                signals.pre_call.publish(asked.call)
+            except BaseException as error:
+                session.fail(asked, error)
+                connection.close()
+                raise
+            session.go_on(asked)
+        session.speak()
+        return data
+
+    return recv_bytes
+
+
+def receive_async(original: Any) -> Callable[..., Any]:
+    """As `receive`."""
+
+    async def recv_bytes(connection: Any) -> Any:
+        session = session_of(connection)
+        if session is None:
+            return await original(connection)
+        try:
+            data = await original(connection)
+        except Exception as error:
+            if is_named(error, "ConnectionClosed"):
+                session.over("unknown", error)
+            raise
+        asked = session.hear(data)
+        if asked is not None:
+            asked.call.is_async = True
+            try:
+                waiting = signals.pre_call.publish_async(asked.call)
+                if waiting is not None:
+                    await waiting
+            except BaseException as error:
+                session.fail(asked, error)
+                await connection.close()
+                raise
+            session.go_on(asked)
+        session.speak()
+        return data
+
+    return recv_bytes
+
+
+def close(original: Any) -> Callable[..., Any]:
+    """`close` of a connection."""
+
+    def closed(connection: Any, *args: Any, **kwargs: Any) -> Any:
+        session = session_of(connection)
+        try:
+            return original(connection, *args, **kwargs)
+        finally:
+            if session is not None:
+                session.is_over = True
+                session.over("closed")
+
+    return closed
+
+
+def close_async(original: Any) -> Callable[..., Any]:
+    """As `close`."""
+
+    async def closed(connection: Any, *args: Any, **kwargs: Any) -> Any:
+        session = session_of(connection)
+        try:
+            return await original(connection, *args, **kwargs)
+        finally:
+            if session is not None:
+                session.is_over = True
+                session.over("closed")
+
+    return closed
