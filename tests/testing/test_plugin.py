@@ -484,6 +484,22 @@ def pytest_runtest_protocol(item, nextitem):
 """
 
 
+def test_a_refusal_that_a_program_made_something_else_of_is_told_beside_its_failure(run: Run) -> None:
+    ran = run(
+        """
+        @pytest.mark.budget(usd="0.03")
+        def test_command():
+            try:
+                pay(3)
+            except farebox.BudgetExceeded:
+                code = 1
+            assert code == 0
+        """.replace("\n        ", "\n")
+    )
+    ran.assert_outcomes(failed=1)
+    ran.stdout.fnmatch_lines(["*calls of this test that were not sent*", "budget * refused 1 of its calls"])
+
+
 def test_a_test_that_is_run_again_has_its_budget_again_and_paid_for_both(run: Run) -> None:
     ran = run(
         """

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import inspect
@@ -31,7 +32,7 @@ from farebox.testing._cassette import Cassette, UnmatchedCall
 from farebox.testing._plugin_cassettes import Cassettes, hide_sdks, read_mode
 from farebox.testing._plugin_gate import Gate
 from farebox.testing._plugin_ledger import FreshLedgers
-from farebox.testing._plugin_limits import PER_TEST, RUN, Limits, mark_budget, option_budget, stopped_by
+from farebox.testing._plugin_limits import MARK, PER_TEST, RUN, Limits, mark_budget, option_budget, stopped_by
 from farebox.testing._plugin_meter import Meter, Spend
 from farebox.testing._plugin_summary import GREW, OVER_BUDGET, Summary
 from farebox.testing._plugin_use import Uses, joined, show_nanos, to_plain, total
@@ -76,6 +77,8 @@ class Plugin:
         self._spend: Spend | None = None
         self._metering: Instrumentation | None = None
         self._is_run_spent = False
+        #: Refusals of this test's budgets, by budget.
+        self._refused: collections.Counter[str] = collections.Counter()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._gate: Gate | None = None
         self._summary: Summary | None = Summary(config) if self._told is None else None
@@ -143,6 +146,7 @@ class Plugin:
     def pytest_runtest_setup(self, item: pytest.Item) -> Iterator[None]:
         self._item = item
         self._spend = self._meter.spend = Spend(item.nodeid)
+        self._refused.clear()
         self._has_passed = False
         has_cassette = self._cassettes.is_asked_for(item)
         self._ledgers.begin(is_played=has_cassette and self._cassettes.may_play_at_all)
@@ -262,6 +266,8 @@ class Plugin:
     def _decide(self, budget_name: str, *, decision: DecisionEvent) -> None:
         if budget_name == RUN and decision.did == "stop" and decision.kind == "exhausted":
             self._is_run_spent = True
+        if budget_name in (RUN, PER_TEST, MARK) and decision.did == "stop":
+            self._refused[budget_name] += 1
 
     # ── what is said about a test ────────────────────────────────────────────────────────────────────────────────
 
@@ -282,6 +288,9 @@ class Plugin:
         stop = None if call.excinfo is None or hasattr(report, "wasxfail") else stopped_by(call.excinfo.value)
         if stop is not None and report.failed:
             said["over_budget"] = report.longrepr = f"over budget: {str(stop).partition(chr(10))[0]}"
+        elif report.failed and self._refused:  # whoever caught it may have made something else of it
+            lines = [f"budget {name!r} refused {count} of its calls" for name, count in self._refused.items()]
+            report.sections.append(("calls of this test that were not sent", "\n".join(lines)))
         if call.when == "teardown" and self._spend is not None:
             self._say_spent(item, report, said)
         if said:

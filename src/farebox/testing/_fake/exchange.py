@@ -51,6 +51,8 @@ DIALECTS: tuple[Dialect, ...] = (
     Interactions(),
     Google(),
 )
+#: Added to what the real API says of a model that it does not have.
+_NO_PRICE = " (this fake provider has no price of it: FakeProvider(prices={{{0!r}: Price(input=..., output=...)}}))"
 LOOK_SECONDS = 0.02  # how often a hanging answer looks whether its client is still there
 
 StreamBilling = Literal["whole", "generated"]
@@ -153,7 +155,10 @@ class Exchange:
     def _price(self, dialect: Dialect, model: str) -> Price:
         price = price_of(model, self.prices)
         if price is None or price.vendor not in (None, dialect.vendor):
-            raise dialect.unknown_model(model)
+            fault = dialect.unknown_model(model)
+            if price is None:
+                fault.message += _NO_PRICE.format(model[:100])
+            raise fault
         return price
 
     def _respond(self, call: _Call) -> None:
