@@ -87,6 +87,7 @@ def test_a_websocket_is_shown_as_unmetered_where_nobody_reads_it(found: Coverage
     assert row(found, "openai", "realtime.connect").path == "websocket /realtime"
     is_read = importlib.util.find_spec("openai._websocket_connection") is not None
     assert row(found, "openai", "realtime.connect").metering == ("metered" if is_read else "unmetered")
+    assert all(one.metering == "unmetered" for one in found if one.surface == "beta.realtime.connect")
     assert row(found, "openai", "responses.connect").metering == "unmetered"
 
 

@@ -109,12 +109,13 @@ def _surfaces(name: str, provider: Provider, version: str) -> Iterator[Surface]:
         surfaces.forget()
     for (surface, path), said in modes.items():
         kept = tuple(mode for mode in ("sync", "async", "stream") if mode in said)
-        yield Surface(name, provider.sdk, version, surface, path, kept, _metering(provider, path))
+        yield Surface(name, provider.sdk, version, surface, path, kept, _metering(provider, surface, path))
 
 
-def _metering(provider: Provider, path: str) -> Metering | Literal["partly"]:
+def _metering(provider: Provider, surface: str, path: str) -> Metering | Literal["partly"]:
     if not path.startswith("/"):  # a websocket, or nobody knows where it goes
         is_read = path.removeprefix("websocket ") in getattr(provider, "dialogues", {})
+        is_read = is_read and not surface.startswith("beta.")  # whose connections have nothing in common to be wrapped
         return (
             "metered" if is_read and importlib.util.find_spec(f"{provider.sdk}._websocket_connection") else "unmetered"
         )
