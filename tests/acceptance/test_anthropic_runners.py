@@ -22,6 +22,7 @@ from farebox.testing import FakeProvider
 from tests.acceptance.rides import (
     ANTHROPIC,
     OPENAI,
+    is_charged_by_what_came,
     nothing_is_left,
     only_record,
     outcomes,
@@ -260,7 +261,8 @@ def test_a_streamed_turn_that_is_left_is_charged(provider: FakeProvider, open_cl
         runner.close()
     provider.wait_until_idle()
     assert only_record().outcome == "closed"
-    assert provider.bill.usd <= frame.spent_usd < only_record().bound_usd
+    assert provider.bill.usd <= frame.spent_usd == only_record().usd
+    assert is_charged_by_what_came(only_record())
     nothing_is_left()
 
 

@@ -22,7 +22,15 @@ import pytest
 import farebox
 from farebox import budget, report, signals
 from farebox.testing import FakeProvider
-from tests.acceptance.rides import OPENAI, Ride, attempt, nothing_is_left, only_record, spent_at_least_the_bill
+from tests.acceptance.rides import (
+    OPENAI,
+    Ride,
+    attempt,
+    is_charged_by_what_came,
+    nothing_is_left,
+    only_record,
+    spent_at_least_the_bill,
+)
 
 pytestmark = pytest.mark.usefixtures("metered")
 
@@ -96,7 +104,8 @@ def charged_by(charge: str, record: Any, provider: Any) -> None:
     if charge == "bound":
         assert record.usd == record.bound_usd >= bill
     if charge == "received":
-        assert bill <= record.usd < record.bound_usd
+        assert bill <= record.usd
+        assert is_charged_by_what_came(record)
 
 
 # ── sync ─────────────────────────────────────────────────────────────────────────────────────────────────────────
