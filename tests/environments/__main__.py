@@ -4,7 +4,8 @@
 
 WHAT is a group (`frameworks`, `matrix`), one environment, or `ci` for those that .ci/run has.  An environment is made once
 and again when its row, its lock or pyproject.toml has changed.  One whose Python is not on this machine is skipped, loudly.
-What fails is printed whole, of what passes the last line and what was skipped.
+What fails is printed whole, of what passes the last line and what was skipped.  What failed while others ran is run once
+more, alone.
 """
 
 from __future__ import annotations
@@ -205,9 +206,13 @@ def main() -> None:
     )
     parser.add_argument("--surfaces", type=Path, help="where to write what the tests have shown, for docs/coverage.md")
     options = parser.parse_args()
+    wanted = chosen(options.what)
     with ThreadPoolExecutor(options.jobs) as pool:
-        results = list(pool.map(lambda one: run(one, options), chosen(options.what)))
-    sys.exit(not all(results))
+        results = list(pool.map(lambda one: run(one, options), wanted))
+    # What failed beside another has the machine to itself now; what fails then fails the run.
+    again = [one for one, passed in zip(wanted, results, strict=True) if not passed and options.jobs > 1]
+    passed = [run(one, options) for one in again] if again else results
+    sys.exit(not all(passed))
 
 
 if __name__ == "__main__":
