@@ -71,8 +71,9 @@ def test_twenty_calls_that_do_not_fit_at_once_all_run(ride: Ride, provider: Any,
     key = "user_id" if ride.name == "anthropic" else "n"
     arrived = [int(request.body["metadata"][key]) for request in provider.requests]
     assert sorted(arrived) == list(range(20))
-    # First come, first served; threads may swap between being served and being sent.
-    assert all(abs(place - number) <= 5 for place, number in enumerate(arrived))
+    # First come, first served; between being served and being sent threads may swap, and one may be late by many places: that
+    # is 2 for each place.  Served the other way round, or in any order, they are some 5 to 7 places off on average.
+    assert sum(abs(place - number) for place, number in enumerate(arrived)) <= 3 * len(arrived)
     assert not [event for event in tight.decisions if event.did == "stop"]
 
 
