@@ -77,16 +77,3 @@ def read_embeddings(call: Call, found: Mapping[str, Any]) -> None:
             call.doubt = str(reason)
         else:
             call.usage = Usage(uncached_input_tokens=tokens)
-
-
-class NoStream:
-    """Embeddings do not stream."""
-
-    def see(self, chunk: Any) -> bool:
-        return False
-
-    def finish(self) -> None:
-        pass
-
-    def abandon(self, chunks: list[Any]) -> None:
-        pass

@@ -11,7 +11,7 @@ from typing import Any, Final
 from farebox._call import Call
 from farebox.providers._openai_completions import add_prompt, prompts_of, set_sizes
 from farebox.providers._openai_usage import EMBEDDINGS, read_head, read_usage
-from farebox.providers._reading import Sizes, fields, text_of
+from farebox.providers._reading import NoStream, Sizes, fields, text_of
 
 PATH: Final = "/embeddings"
 
@@ -46,18 +46,5 @@ class Embeddings:
         read_head(call, found)
         call.usage = read_usage(call, found.get("usage"), EMBEDDINGS)
 
-    def stream_reader(self, call: Call) -> _NoStream:
-        return _NoStream()
-
-
-class _NoStream:
-    """Embeddings do not stream."""
-
-    def see(self, chunk: Any) -> bool:
-        return False
-
-    def finish(self) -> None:
-        pass
-
-    def abandon(self, chunks: list[Any]) -> None:
-        pass
+    def stream_reader(self, call: Call) -> NoStream:
+        return NoStream()

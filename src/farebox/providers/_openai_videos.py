@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from farebox._call import Call, Usage
 from farebox.providers._openai_usage import read_head
-from farebox.providers._reading import fields, text_of, whole_number
+from farebox.providers._reading import NoStream, fields, text_of, whole_number
 
 VIDEOS: Final = "/videos"
 REMIX: Final = "/remix"
@@ -83,8 +83,8 @@ class Videos:
             # An extension says how long it has become, with what was there before.
             call.usage = Usage(video_milliseconds=most if seconds is None else min(seconds * 1_000, most))
 
-    def stream_reader(self, call: Call) -> _NoStream:
-        return _NoStream()
+    def stream_reader(self, call: Call) -> NoStream:
+        return NoStream()
 
 
 class Containers:
@@ -113,18 +113,5 @@ class Containers:
         if call.response_id:
             call.usage = Usage(**call.most_units)
 
-    def stream_reader(self, call: Call) -> _NoStream:
-        return _NoStream()
-
-
-class _NoStream:
-    """Nothing here streams."""
-
-    def see(self, chunk: Any) -> bool:
-        return False
-
-    def finish(self) -> None:
-        pass
-
-    def abandon(self, chunks: list[Any]) -> None:
-        pass
+    def stream_reader(self, call: Call) -> NoStream:
+        return NoStream()

@@ -476,3 +476,16 @@ def without_iterators(value: Any, depth: int = 0) -> Any:
         named = {name: without_iterators(item, depth + 1) for name, item in value.items()}
         return value if all(map(is_, named.values(), value.values())) else named
     return value
+
+
+class NoStream:
+    """The reader of what does not stream."""
+
+    def see(self, chunk: Any) -> bool:
+        return False
+
+    def finish(self) -> None:
+        pass
+
+    def abandon(self, chunks: list[Any]) -> None:
+        pass

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from farebox._call import Call
 from farebox.providers import Metering, StreamReader
-from farebox.providers._google_embeddings import EMBEDDING_VERBS, NoStream, read_embedding_request, read_embeddings
+from farebox.providers._google_embeddings import EMBEDDING_VERBS, read_embedding_request, read_embeddings
 from farebox.providers._google_free import is_free
 from farebox.providers._google_interactions import PATH as INTERACTIONS
 from farebox.providers._google_interactions import (
@@ -26,7 +26,7 @@ from farebox.providers._google_interactions import (
 )
 from farebox.providers._google_parts import Contents, draws, key_of, pick
 from farebox.providers._google_usage import ChunkReader, is_cut, read_head, read_usage, searches
-from farebox.providers._reading import MOST_TOKENS, fields, listed, text_of, whole_number
+from farebox.providers._reading import MOST_TOKENS, NoStream, fields, listed, text_of, whole_number
 from farebox.providers._vision import Pictures, gemini_image_tokens, is_older_gemini
 
 _PATH: Final = re.compile(r"/(models|tunedModels|endpoints)/([^/:]+):(\w+)$")
