@@ -230,6 +230,8 @@ class _Said(_Progress):
     fixed_tokens: int = 0
     #: The request asks for reasoning, which is billed and may be unseen.
     reasons: bool = False
+    #: All output that is billed is in the chunks of its stream, also what is reasoned.
+    shows_all: bool = False
     has_audio: bool = False
     #: Pictures or video, in or out.
     has_images: bool = False

@@ -309,7 +309,7 @@ def _presumed(call: Call, plan: Plan) -> tuple[int | None, int, int]:
     if call.outcome == "completed" and not call.doubt:
         call.doubt = "the answer has no usage"
     nanos, tokens_out = grant.usd_nanos, grant.tokens - need.fixed_tokens
-    if call.outcome == "closed" and call.received_tokens and not may_reason(call):
+    if call.outcome == "closed" and call.received_tokens and (call.shows_all or not may_reason(call)):
         # Received is of all choices together, the rates are of one token in each of them.
         output = -(-with_slack(call.received_tokens + CLOSED_STREAM_MARGIN_TOKENS * call.choices) // call.choices)
         received_nanos = need.fixed_usd_nanos + need.usd_nanos_per_token * output

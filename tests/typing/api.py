@@ -5,16 +5,18 @@ A `type: ignore` is an assertion too: where the mistake it marks is not reported
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
 from decimal import Decimal
-from typing import assert_type
+from typing import Any, assert_type
 
 import anthropic
 import openai
 
 import farebox
 from farebox import BudgetExceeded, budget, carry, configure, current, instrument, track, uninstrument
-from farebox.types import Status
+from farebox.providers import Provider
+from farebox.providers.base import ChatProvider, count
+from farebox.types import Status, Usage
 
 # --- budget() as a decorator: the four kinds of function keep their parameters and results ----------------------------
 
@@ -224,3 +226,17 @@ def standing_budgets_are_typed(names: list[str]) -> None:
         assert_type(frame.spent_usd, Decimal)
     budget("org", usd=1, per="dayly")  # type: ignore[arg-type]
     farebox.configure(on_ledger_error="ajar")  # type: ignore[arg-type]
+
+
+class Acme(ChatProvider):
+    name, sdk, clients, chat_path = "acme", "acme", ("Acme", "AsyncAcme"), "/chat"
+
+    def read_usage(self, answer: Mapping[str, Any]) -> Usage | None:
+        return Usage(uncached_input_tokens=count(answer, "in"), visible_output_tokens=count(answer, "out"))
+
+    def ended_by(self, answer: Mapping[str, Any]) -> str:
+        return str(answer["ended"])
+
+
+def a_provider_of_ones_own_fulfils_the_contract() -> Provider:
+    return Acme()

@@ -3,8 +3,8 @@
 A provider works on the wire format.  A body or an answer is a mapping, or an SDK's model whose `__dict__` has the same
 fields; `fields()` makes one of both, so the same file serves the SDKs and plain HTTP.
 
-To add one: write a module with a class that fulfils `Provider`, and name it in `_BUILT_IN` or, from outside, as an entry
-point of the group `farebox.providers`.
+To add one: write a module with a class that fulfils `Provider`, as what derives from `base.ChatProvider` does, and name it in
+`_BUILT_IN` or, from outside, as an entry point of the group `farebox.providers`.
 """
 
 from __future__ import annotations
