@@ -97,8 +97,10 @@ def test_of_googles_sdk_it_knows_what_it_reads_in_part(found: Coverage) -> None:
     assert rows["models.generate_content", "generateContent"].metering == "metered"
     assert rows["models.generate_content_stream", "streamGenerateContent"].modes == ("sync", "async", "stream")
     assert rows["models.count_tokens", "countTokens"].metering == "free"
-    assert rows["models.generate_videos", "predictLongRunning"].metering == "unmetered"
-    assert rows["models.generate_images", "predict"].metering == "partly"
+    assert rows["models.generate_videos", "predictLongRunning"].metering == "metered"
+    assert rows["models.generate_images", "predict"].metering == "metered"
+    assert rows["interactions.create", "/{api_version}/interactions"].metering == "partly"
+    assert rows["tunings.tune", "/tuningJobs"].metering == "unmetered"
 
 
 # Resources of an SDK of tomorrow, in the ways that SDKs write a request.

@@ -90,7 +90,8 @@ ROOMS = {
     "_seam_interactions": Room("as above", rooms("_call signals providers _bodies _pending _streams _patches")),
     "_seam_live": Room("as above", rooms("signals providers _streams _patches")),
     "_seam_google": Room(
-        "as above", rooms("_call signals providers _bodies _streams _patches _imports _seam_interactions _seam_live")
+        "as above",
+        rooms("_call signals providers _bodies _pending _streams _patches _imports _seam_interactions _seam_live"),
     ),
     "_instrument": Room(
         "as above, and the scope that one client brings along",

@@ -23,14 +23,14 @@ from importlib.util import find_spec
 from typing import Any, ClassVar, Final, Protocol, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from farebox import _imports, signals
+from farebox import _imports, _pending, signals
 from farebox._bodies import parsed
 from farebox._call import Call
 from farebox._patches import CLIENT_MARK, Link, Patches, failed, incompatible, is_named, never_sent
 from farebox._seam_interactions import MODULE as STACK
 from farebox._seam_interactions import Stack, stacks
 from farebox._seam_live import Sessions, sessions
-from farebox._streams import Guard, Watch, end_call, read_answer
+from farebox._streams import Guard, Watch, end_call, leave_pending, read_answer
 from farebox.providers import Provider, Reader
 from farebox.providers._unmetered import READER, unmetered_call
 
@@ -50,6 +50,9 @@ _METHODS: Final = {
 
 class PathProvider(Provider, Protocol):
     """A provider whose requests name their model in the path, and may say something in their headers."""
+
+    def asks_after(self, path: str, method: str, body: Mapping[str, Any]) -> tuple[str, str]:
+        """As `answers`, of a provider whose requests may name the answer in their body: its own name, and the id."""
 
     def read_headers(self, call: Call, headers: Mapping[str, str]) -> None:
         """Take note of what the headers of a request say."""
@@ -114,7 +117,10 @@ class GoogleSeam(Patches):
         def _request(client: Any, http_request: Any, http_options: Any = None, stream: bool = False) -> Any:
             link = self.begin(client, http_request, stream)
             if link is None:
-                return original(client, http_request, http_options, stream)
+                result = original(client, http_request, http_options, stream)
+                if _pending.any_are():
+                    self.answer_pending(http_request, result)
+                return result
             call = link.call
             try:
                 self.open[link] = None
@@ -137,7 +143,10 @@ class GoogleSeam(Patches):
         async def _async_request(client: Any, http_request: Any, http_options: Any = None, stream: bool = False) -> Any:
             link = self.begin(client, http_request, stream)
             if link is None:
-                return await original(client, http_request, http_options, stream)
+                result = await original(client, http_request, http_options, stream)
+                if _pending.any_are():
+                    self.answer_pending(http_request, result)
+                return result
             call = link.call
             call.is_async = True
             try:
@@ -208,13 +217,37 @@ class GoogleSeam(Patches):
         if stream:
             _watch_segments(result, call, link.provider)
             return
-        bodies = getattr(result, "response_stream", None)
-        link.answer = parsed(bodies[0]) if isinstance(bodies, list) and bodies and bodies[0] else None
+        link.answer = _answer_in(result)
         read_answer(call, link.provider, link.answer)
+        if call.is_pending:
+            leave_pending(call)
+            return
         end_call(call, "completed")
         if call.raises is not None:
             call.raises.__dict__["response"] = _as_model(call, link.answer)
             raise call.raises
+
+    def answer_pending(self, http_request: Any, result: Any) -> None:
+        """Settle an earlier call if this request asked after its answer, and it is there by now."""
+        provider = cast(PathProvider, self.provider)
+        body = http_request.data if type(http_request.data) is dict else {}
+        try:
+            asked = provider.asks_after(unquote(urlsplit(http_request.url).path), http_request.method, body)
+        except ValueError as error:
+            self.leave_unread(error)
+            return
+        call = _pending.find(*asked)
+        if call is not None:
+            call.is_pending = False
+            read_answer(call, provider, _answer_in(result))
+            if not call.is_pending and _pending.forget(call):
+                end_call(call, "completed")
+
+
+def _answer_in(result: Any) -> Any:
+    """The JSON of a whole answer; None where there is none."""
+    bodies = getattr(result, "response_stream", None)
+    return parsed(bodies[0]) if isinstance(bodies, list) and bodies and bodies[0] else None
 
 
 #: What an answer becomes where its call has crossed a limit, by the last word of its endpoint.

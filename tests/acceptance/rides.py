@@ -33,7 +33,7 @@ HTTPX: Any = importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__modu
 
 
 #: All is on loopback and in the clear: to load the certificates of the system takes 40 ms a client.
-_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def needs(owner: Any, name: str, parameter: str = "") -> Any:
@@ -74,7 +74,7 @@ class Ride:
         url = provider.openai_base_url if self.name == "openai" else provider.anthropic_base_url
         options = {"base_url": url, "api_key": "fake", "max_retries": 0, "timeout": 20.0, **options}
         transport = sdk.DefaultAsyncHttpxClient if prefix else sdk.DefaultHttpxClient
-        http_client = transport(verify=_NO_CERTIFICATES, timeout=options["timeout"])
+        http_client = transport(verify=NO_CERTIFICATES, timeout=options["timeout"])
         return getattr(sdk, prefix + sdk_class(self.name))(http_client=http_client, **options)
 
     def api(self, client: Any) -> Any:
@@ -132,8 +132,8 @@ class GoogleRide(Ride):
         http_options: dict[str, Any] = {
             "base_url": options.get("base_url", provider.google_base_url),
             "timeout": int(options["timeout"] * 1000),
-            "client_args": {"verify": _NO_CERTIFICATES},
-            "async_client_args": {"verify": _NO_CERTIFICATES},
+            "client_args": {"verify": NO_CERTIFICATES},
+            "async_client_args": {"verify": NO_CERTIFICATES},
         }
         if options["max_retries"]:
             http_options["retry_options"] = {

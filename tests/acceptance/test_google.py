@@ -6,7 +6,7 @@ import asyncio
 import gc
 import importlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -14,7 +14,6 @@ import pytest
 
 pytest.importorskip("google.genai", reason="google-genai is not installed")
 
-import google.auth.credentials
 from google import genai
 from google.genai import errors, types
 
@@ -22,6 +21,7 @@ import farebox
 from farebox import BudgetExceeded, budget, instrument, report, signals, uninstrument
 from farebox.errors import IncompatibleSDK, UnmeteredCall, UnpricedModel
 from farebox.testing import FakeProvider, Price
+from tests.acceptance.google_clients import run, vertex_client
 from tests.acceptance.rides import (
     CAP,
     GOOGLE,
@@ -36,8 +36,6 @@ from tests.acceptance.rides import (
 
 FLASH = "gemini-2.5-flash"
 LITE = GOOGLE.model
-#: Made with a key of nobody's: `_access_token` gives it without asking Google.
-NOBODY = google.auth.credentials.AnonymousCredentials()
 
 
 @pytest.fixture
@@ -47,23 +45,9 @@ def client(provider: Any) -> Iterator[genai.Client]:
 
 
 @pytest.fixture
-def vertex(provider: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[genai.Client]:
-    options: Any = {"base_url": provider.google_base_url}
-    with genai.Client(
-        vertexai=True, project="p", location="us-central1", credentials=NOBODY, http_options=options
-    ) as client:
-        monkeypatch.setattr(client._api_client, "_access_token", lambda: "fake")
+def vertex(provider: Any) -> Iterator[genai.Client]:
+    with vertex_client(provider) as client:
         yield client
-
-
-def run(client: Any, ask: Callable[[Any], Any]) -> Any:
-    """What `ask` makes of the async side of a client, which is closed in the loop that it was used in."""
-
-    async def main() -> Any:
-        async with client.aio as aio:
-            return await ask(aio)
-
-    return asyncio.run(main())
 
 
 # ── surfaces ─────────────────────────────────────────────────────────────────────────────────────────────────────

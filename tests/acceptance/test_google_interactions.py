@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ import farebox
 from farebox import BudgetExceeded, budget, instrument, uninstrument
 from farebox.errors import UnmeteredCall
 from farebox.testing import FakeProvider, Price
+from tests.acceptance.google_clients import run
 from tests.acceptance.rides import (
     GOOGLE,
     attempt,
@@ -41,14 +41,6 @@ def client(provider: Any) -> Iterator[genai.Client]:
 
 def words(**changes: Any) -> dict[str, Any]:
     return {"model": LITE, "input": "hello there", "generation_config": {"max_output_tokens": 100}, **changes}
-
-
-def run(client: Any, ask: Callable[[Any], Any]) -> Any:
-    async def main() -> Any:
-        async with client.aio as aio:
-            return await ask(aio)
-
-    return asyncio.run(main())
 
 
 def create(client: Any, **changes: Any) -> None:

@@ -21,8 +21,7 @@ from farebox import BudgetExceeded, budget, configure, report
 from farebox.errors import UnpricedModel
 from farebox.providers import _compatible
 from farebox.testing import FakeProvider, Price
-from tests.acceptance.rides import _NO_CERTIFICATES as NO_CERTIFICATES
-from tests.acceptance.rides import HTTPX, MESSAGES, nothing_is_left, only_record
+from tests.acceptance.rides import HTTPX, MESSAGES, NO_CERTIFICATES, nothing_is_left, only_record
 
 pytestmark = pytest.mark.usefixtures("metered")
 

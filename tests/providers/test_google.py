@@ -424,5 +424,36 @@ def test_embeddings_are_read_in_all_three_formats(verb: str, body: Any, answer: 
     assert call.usage == usage
 
 
-def test_a_prediction_that_is_no_embedding_is_none() -> None:
-    assert PROVIDER.read_request("/v1/models/imagen-4:predict", {"instances": [{"prompt": "a cat"}]}, "") is None
+@pytest.mark.parametrize(
+    ("parameters", "made"),
+    [({}, 4), ({"sampleCount": 2}, 2), ({"sampleCount": "2"}, 2), ({"sampleCount": [3]}, 4), (None, 4), ([], 4)],
+)
+def test_a_prediction_that_is_no_embedding_makes_pictures(parameters: Any, made: int) -> None:
+    body = {"instances": [{"prompt": "a cat"}], "parameters": parameters}
+    call = PROVIDER.read_request("/v1/models/imagen-4:predict", body, "")
+    assert call is not None
+    assert (call.operation_name, call.most_units) == ("image_generation", {"images": made})
+    assert PROVIDER.read_request("/v1/models/imagen-4:predict", {"instances": []}, "") is None
+
+
+@pytest.mark.parametrize(
+    ("operation", "milliseconds", "is_pending"),
+    [
+        ({"name": "projects/1/operations/a"}, None, True),
+        ({"name": "projects/1/operations/a", "done": True, "error": {"code": 3}}, 0, False),
+        ({"name": "projects/1/operations/a", "done": True, "response": {"videos": [{}, {}]}}, 12_000, False),
+        ({"done": True, "response": {"generateVideoResponse": {"generatedSamples": [{}]}}}, 6_000, False),
+        ({"done": True, "response": {"raiMediaFilteredCount": 2}}, 0, False),
+        ({"done": True, "response": {"videos": "two"}}, None, False),
+        ({"done": True}, None, False),
+        ({"name": 3}, None, False),
+        ([], None, False),
+    ],
+)
+def test_an_operation_says_what_it_has_made(operation: Any, milliseconds: int | None, is_pending: bool) -> None:
+    body = {"instances": [{"prompt": "a"}], "parameters": {"sampleCount": 2, "durationSeconds": 6}}
+    call = PROVIDER.read_request("/v1/publishers/google/models/veo-3.1-generate-001:predictLongRunning", body, "")
+    assert call is not None
+    assert (call.most_units, call.tier) == ({"video_milliseconds": 12_000}, "720p")
+    PROVIDER.read_answer(call, operation)
+    assert (call.usage and call.usage.video_milliseconds, call.is_pending) == (milliseconds, is_pending)

@@ -179,6 +179,24 @@ def _video(model: str, kind: str, usd_per_second: str) -> UnitPrice:
     return UnitPrice(_OPENAI, model, kind, "video_milliseconds", usd, _OPENAI_PRICING, _READ)
 
 
+# Google's pages were not at hand: these are of two copies of its price page, which name it as their source.  The first is of
+# 2025-12, when Imagen was on it (Google ended it on 2026-06-30), the second of 2026-11.
+_GOOGLE_PRICING = "https://cloud.google.com/vertex-ai/generative-ai/pricing"
+_IMAGEN = f"{_GOOGLE_PRICING} (a copy: litellm 1.80.0, model_prices_and_context_window_backup.json)"
+_VEO = f"{_GOOGLE_PRICING} (a copy: litellm 1.110.2, model_prices_and_context_window_backup.json)"
+_SECOND_HAND = f"{_GOOGLE_PRICING} (second-hand: rows of it in public repositories)"
+_GOOGLE_READ = "2026-11-30"
+
+
+def _imagen(model: str, usd: str, source: str = _IMAGEN) -> UnitPrice:
+    return UnitPrice(("google",), model, "", "images", Fraction(usd), source, _GOOGLE_READ)
+
+
+def _veo(model: str, kind: str, usd_per_second: str, source: str = _VEO) -> UnitPrice:
+    usd = Fraction(usd_per_second) / _MILLISECONDS
+    return UnitPrice(("google",), model, kind, "video_milliseconds", usd, source, _GOOGLE_READ)
+
+
 # A kind is quality and size, as the request has them; one that is not here costs the dearest of its model.
 # OpenAI shut DALL-E down on 2026-05-12 and Sora with the whole Videos API on 2026-09-24 (a copy of its deprecations, in
 # the same repository, and of https://developers.openai.com/de-DE/api/docs/models/sora-2; read 2026-11-29).  The rows stay
@@ -203,6 +221,32 @@ UNIT_PRICES: Final = (
     _video("sora-2-pro", "1792x1024", "0.50"),
     _video("sora-2-pro", "1080x1920", "0.70"),
     _video("sora-2-pro", "1920x1080", "0.70"),
+    _imagen("imagegeneration@006", "0.02"),
+    _imagen("imagen-3.0-generate-001", "0.04"),
+    _imagen("imagen-3.0-generate-002", "0.04"),
+    _imagen("imagen-3.0-fast-generate-001", "0.02"),
+    _imagen("imagen-3.0-capability-001", "0.04", _SECOND_HAND),
+    _imagen("imagen-3.0-capability-002", "0.04", _SECOND_HAND),
+    _imagen("imagen-4.0-generate-001", "0.04"),
+    _imagen("imagen-4.0-fast-generate-001", "0.02"),
+    _imagen("imagen-4.0-ultra-generate-001", "0.06"),
+    _imagen("imagen-4.0-upscale-preview", "0.06", _SECOND_HAND),
+    _imagen("imagen-product-recontext-preview-06-30", "0.12", _SECOND_HAND),
+    _imagen("virtual-try-on-preview-08-04", "0.06", _SECOND_HAND),
+    _imagen("virtual-try-on-001", "0.06", _VEO),
+    # What a picture cut into its parts costs was on no copy: `image-segmentation-001` has no price.
+    # Vertex asks less for some videos without sound, which no copy of this year shows: they count as those with.
+    _veo("veo-2.0-generate-001", "", "0.50"),
+    *(_veo(f"veo-3.0-generate-{end}", size, "0.40") for end in ("001", "preview") for size in ("720p", "1080p")),
+    *(_veo(f"veo-3.0-fast-generate-{end}", "720p", "0.10") for end in ("001", "preview")),
+    *(_veo(f"veo-3.0-fast-generate-{end}", "1080p", "0.12") for end in ("001", "preview")),
+    *(_veo(f"veo-3.1-generate-{end}", size, "0.40") for end in ("001", "preview") for size in ("720p", "1080p")),
+    *(_veo(f"veo-3.1-generate-{end}", "4k", "0.60") for end in ("001", "preview")),
+    *(_veo(f"veo-3.1-fast-generate-{end}", "720p", "0.10") for end in ("001", "preview")),
+    *(_veo(f"veo-3.1-fast-generate-{end}", "1080p", "0.12") for end in ("001", "preview")),
+    *(_veo(f"veo-3.1-fast-generate-{end}", "4k", "0.30") for end in ("001", "preview")),
+    *(_veo(f"veo-3.1-lite-generate-{end}", "720p", "0.05") for end in ("001", "preview")),
+    *(_veo(f"veo-3.1-lite-generate-{end}", "1080p", "0.08") for end in ("001", "preview")),
 )
 
 

@@ -1,4 +1,4 @@
-"""Google's wire format: generateContent, its stream, and embeddings, of the Gemini API and of Vertex AI.
+"""Google's wire format: generateContent, its stream, and where the rest of the Gemini API and of Vertex AI is read.
 
 The model stands in the path, `/v1beta/models/gemini-2.5-pro:generateContent`, or behind `projects/…/publishers/google`.
 `maxOutputTokens` holds what is thought: no page promises it, and it is so in what users report
@@ -10,7 +10,7 @@ Field names: google-genai 3.6.1, `models.py`, `_GenerateContentConfig_to_mldev` 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from farebox._call import Call
@@ -23,6 +23,15 @@ from farebox.providers._google_interactions import (
     read_interaction,
     read_interaction_request,
     rewrite_interaction,
+)
+from farebox.providers._google_media import (
+    PICTURES,
+    VIDEOS,
+    asked_operation,
+    read_pictures,
+    read_pictures_request,
+    read_videos,
+    read_videos_request,
 )
 from farebox.providers._google_parts import Contents, draws, key_of, pick
 from farebox.providers._google_usage import ChunkReader, is_cut, read_head, read_usage, searches
@@ -108,7 +117,12 @@ class Google:
                 name = _VERTEX_AI
             model = model if kind == "models" else f"{kind}/{model}"
         if verb in EMBEDDING_VERBS:
-            return read_embedding_request(name, verb, model, body, server_address)
+            embedding = read_embedding_request(name, verb, model, body, server_address)
+            if embedding is not None or verb != PICTURES:
+                return embedding
+            return read_pictures_request(name, model, body, server_address)
+        if verb == VIDEOS:
+            return read_videos_request(name, model, body, server_address)
         contents = pick(body, "contents")
         if verb not in _GENERATE or not model or not contents:
             return None
@@ -142,13 +156,13 @@ class Google:
     def metering(self, path: str) -> Metering:
         verb = path.rpartition(":")[2] if ":" in path else ""
         # Of interactions those with an agent are not read.
-        if verb in _GENERATE or (verb in EMBEDDING_VERBS and verb != "predict"):
+        if verb in _GENERATE or verb in EMBEDDING_VERBS or verb == VIDEOS:
             return "metered"
         return "free" if is_free(path) else "unmetered"
 
     def reads_some(self, path: str) -> bool:
-        """Whether some of the requests to a path are read that `metering` must call "unmetered": not with an agent, not images."""
-        return path.endswith(("/interactions", ":predict"))
+        """Whether some of the requests to a path are read that `metering` must call "unmetered": not those with an agent."""
+        return path.endswith("/interactions")
 
     def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
         if call.endpoint == _INTERACTIONS:
@@ -180,13 +194,19 @@ class Google:
         found = _LOOK.search(path)
         return found[1] if found is not None and (method.lower() == "get" or found[2]) else ""
 
+    def asks_after(self, path: str, method: str, body: Mapping[str, Any]) -> tuple[str, str]:
+        """The provider and the id of an earlier answer that a request asks after; the id is "" for any other request."""
+        name = _VERTEX_AI if _VERTEX_PATH.search(path) else self.name
+        return name, asked_operation(path, method, body) or self.answers(path, method)
+
     def read_answer(self, call: Call, answer: Any) -> None:
         found = fields(answer)
         if call.endpoint == _INTERACTIONS:
             read_interaction(call, found)
             return
-        if call.endpoint in EMBEDDING_VERBS:
-            read_embeddings(call, found)
+        read = _READ_BY.get(call.operation_name)
+        if read is not None:
+            read(call, found)
             return
         usage = found.get("usageMetadata")
         read_head(call, found, fields(usage))
@@ -197,7 +217,15 @@ class Google:
     def stream_reader(self, call: Call) -> StreamReader:
         if call.endpoint == _INTERACTIONS:
             return EventReader(call)
-        return NoStream() if call.endpoint in EMBEDDING_VERBS else ChunkReader(call)
+        return NoStream() if call.operation_name in _READ_BY else ChunkReader(call)
+
+
+#: Who reads the answer of a call that is no text, by its operation.
+_READ_BY: Final[dict[str, Callable[[Call, Mapping[str, Any]], None]]] = {
+    "embeddings": read_embeddings,
+    "image_generation": read_pictures,
+    "video_generation": read_videos,
+}
 
 
 def _as_contents(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from farebox.testing._fake.dialect import Ask, Dialect, Event, Fault, Reply
 from farebox.testing._fake.embeddings import Embeddings
 from farebox.testing._fake.gate import Gate, Ticket
 from farebox.testing._fake.google import Google
+from farebox.testing._fake.google_media import GooglePictures, GoogleVideos
 from farebox.testing._fake.images import Images
 from farebox.testing._fake.interactions import Interactions
 from farebox.testing._fake.messages import Messages
@@ -49,6 +50,8 @@ DIALECTS: tuple[Dialect, ...] = (
     Videos(),
     Containers(),
     Interactions(),
+    GooglePictures(),
+    GoogleVideos(),
     Google(),
 )
 #: Added to what the real API says of a model that it does not have.
@@ -373,7 +376,7 @@ def _dialect(incoming: Incoming, others: Sequence[Dialect]) -> Dialect:
 
 def _unfinished(dialect: Dialect, ask: Ask, reply: Reply, status: str) -> dict[str, Any]:
     """An answer that is made in the background and not there yet, or has failed."""
-    assert isinstance(dialect, Responses | Videos)
+    assert isinstance(dialect, Responses | Videos | GoogleVideos)
     return dialect.unfinished(ask, reply, status)
 
 

@@ -187,6 +187,15 @@ PRICES: dict[str, Price] = {
     "gemini-3.5-flash": _gemini("1.50", "0.15", "9.00", 14),
     "gemini-3.5-flash-lite": _gemini("0.30", "0.03", "2.50", 14),
     "gemini-embedding-001": _gemini("0.15", "0.15", "0", 14),
+    **{
+        name: Price(input=0, output=0, vendor="google")  # paid by another unit
+        for name in (
+            *("imagen-4.0-generate-001", "imagen-4.0-fast-generate-001", "imagen-4.0-ultra-generate-001"),
+            *("imagen-3.0-capability-001", "imagen-4.0-upscale-preview", "virtual-try-on-001"),
+            *("image-segmentation-001", "veo-3.1-generate-001", "veo-3.1-fast-generate-001"),
+            "veo-3.1-lite-generate-001",
+        )
+    },
 }
 
 _SNAPSHOT = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|latest)$")
