@@ -21,6 +21,7 @@ from tests.acceptance.rides import (
     OPENAI,
     attempt,
     is_charged_by_what_came,
+    needs,
     nothing_is_left,
     only_record,
     outcomes,
@@ -404,6 +405,24 @@ def test_an_embedding_holds_no_output(provider: FakeProvider, client: Any) -> No
     assert only_record().bound_tokens <= 1_010
     assert only_record().sent_cap is None
     books_agree(provider)
+
+
+PREDICATE = {"type": "predicate", "instructions": "The customer is angry."}
+
+
+@pytest.mark.parametrize("ask", [plain, raw, posted, read_bytes])
+@pytest.mark.parametrize("given", [TEXT, [{"role": "user", "content": [{"type": "input_text", "text": TEXT}]}]])
+def test_decisions_cost_their_input_and_are_refused_when_it_does_not_fit(
+    given: Any, ask: Any, provider: FakeProvider, client: Any
+) -> None:
+    """What is written to the cache costs nothing more, and what is chosen nothing at all."""
+    needs(client, "decisions")
+    surface = Surface("decisions", "gpt-6-luna", {"input": given, "questions": [PREDICATE] * 3})
+    with budget(usd="0.0002") as b, pytest.raises(BudgetExceeded):
+        while True:
+            ask(surface, client)
+    assert len(provider.requests) == len(provider.bill.lines) == b.spent_calls > 2
+    assert (b.spent_usd, b.debt_usd) == (provider.bill.usd, 0)
 
 
 # ── endings of a stream ──────────────────────────────────────────────────────────────────────────────────────────

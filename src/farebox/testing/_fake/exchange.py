@@ -16,6 +16,7 @@ from farebox.testing._fake.bill import BillLine, Till
 from farebox.testing._fake.chat import Chat
 from farebox.testing._fake.clouds import CloudMessages
 from farebox.testing._fake.completions import Completions
+from farebox.testing._fake.decisions import Decisions
 from farebox.testing._fake.desk import Desk
 from farebox.testing._fake.dialect import Ask, Dialect, Event, Fault, Reply
 from farebox.testing._fake.embeddings import Embeddings
@@ -44,6 +45,7 @@ DIALECTS: tuple[Dialect, ...] = (
     RESPONSES,
     Completions(),
     Embeddings(),
+    Decisions(),
     Images(),
     Speech(),
     Transcriptions(),
