@@ -269,7 +269,7 @@ def unmetered(call: Call, speaker: Speaker) -> UnmeteredCall:
     name, unit = speaker.budget.name, "usd" if speaker.budget.limit_usd_nanos != NO_LIMIT else "tokens"
     return UnmeteredCall(
         f"{_asked(call)} of {call.provider_name} may be billed, farebox can't meter it, and budget {name!r} has a "
-        f"{unit} limit; nothing was sent\n"
+        f"{unit} limit; nothing was sent\n  why: {call.doubt}\n"
         f'  write budget({name!r}, on_unmetered="warn") to send such requests, counted and at an unknown cost; '
         "farebox.reserve(usd=...) holds what you know that they cost",
         budget=name,

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
 
-from farebox._call import BATCH, Call, Part, Usage
+from farebox._call import BATCH, UNMETERED, Call, Part, Usage
+from farebox.providers._uploads import Upload
 
 #: What is added to a cap, as ledgers add it: the rows have no grant of their own.
 _SLACK_TOKENS: Final = 16
 #: Models that are told apart; the rows of one batch are of one or few.
 _MOST_MODELS: Final = 64
+#: The largest file of requests that is read (what OpenAI takes, `types/batch_create_params.py`), and files and results that
+#: are remembered.
+MOST_BYTES: Final = 200 * 2**20
+_MOST_REMEMBERED: Final = 1_000
+_PIECE: Final = 2**20
+#: Why a batch can't be read.
+UNSEEN_FILE: Final = "the file of this batch was not sent through a metered client of this process"
 
 
 class Rows:
@@ -113,6 +121,40 @@ def row_of(call: Call, endpoint: str) -> Call:
     )
     row.most_units, row.most_web_searches, row.cache_write = call.most_units, call.most_web_searches, call.cache_write
     return row
+
+
+def unread_batch(provider_name: str, endpoint: str, server_address: str, why: str) -> Call:
+    """The call of a batch whose requests nobody here has seen."""
+    call = Call(
+        provider_name=provider_name,
+        operation_name=UNMETERED,
+        endpoint=endpoint,
+        server_address=server_address,
+        request_model="",
+    )
+    call.choices, call.accepts_cap, call.doubt = 0, False, why
+    return call
+
+
+def lines_of(file: Upload) -> Iterator[bytes]:
+    """The lines of a file that hold something, up to its first `MOST_BYTES`."""
+    rest, at, size = b"", 0, min(file.size or 0, MOST_BYTES)
+    while at < size:
+        piece = file.read(at, _PIECE)
+        if not piece:
+            break
+        at += len(piece)
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from filter(bytes.strip, whole)
+    if rest.strip():
+        yield rest
+
+
+def remember(known: dict[str, Any], name: str, value: Any) -> None:
+    """Keep what is known of a file or a batch, and forget the oldest of too many."""
+    if len(known) >= _MOST_REMEMBERED:
+        known.pop(next(iter(known)), None)
+    known[name] = value
 
 
 def is_row(found: Mapping[str, object]) -> bool:

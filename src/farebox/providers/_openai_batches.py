@@ -9,24 +9,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from farebox._call import UNMETERED, Call, Usage
-from farebox.providers._batches import Rows, is_row, row_of, settle
+from farebox._call import Call, Usage
+from farebox.providers._batches import UNSEEN_FILE, Rows, is_row, lines_of, remember, row_of, settle, unread_batch
 from farebox.providers._openai_usage import RESPONSES, read_head, read_usage
 from farebox.providers._reading import fields, text_of
-from farebox.providers._uploads import Upload, uploads_of
+from farebox.providers._uploads import uploads_of
 
 PATH: Final = "/batches"
 _FILES: Final = "/files"
 _EARLIER: Final = re.compile(r"/batches/([^/]+)(/cancel)?$")
 _CONTENT: Final = re.compile(r"/files/([^/]+)/content$")
 _UNFINISHED: Final = frozenset(("validating", "in_progress", "finalizing", "cancelling"))
-#: The largest file that is taken (`types/batch_create_params.py`), and files and results that are remembered.
-_MOST_BYTES: Final = 200 * 2**20
-_MOST_REMEMBERED: Final = 1_000
-_PIECE: Final = 2**20
 
 ReadRequest = Callable[[str, Mapping[str, Any], str], Call | None]
 ReadAnswer = Callable[[Call, Any], None]
@@ -36,19 +32,13 @@ _files: dict[str, Rows] = {}
 _results: dict[str, str] = {}
 
 
-def _remember(known: dict[str, Any], name: str, value: Any) -> None:
-    if len(known) >= _MOST_REMEMBERED:
-        known.pop(next(iter(known)), None)
-    known[name] = value
-
-
 def noted(path: str, body: Mapping[str, Any], server_address: str, read: ReadRequest) -> Callable[[Any], None] | None:
     """What to do with the answer to a request that sends the file of a batch; None for any other request."""
     uploads = uploads_of(body.get("file"))
     if not path.endswith(_FILES) or body.get("purpose") != "batch" or not uploads:
         return None
     rows = Rows()
-    for line in _lines(uploads[0]):
+    for line in lines_of(uploads[0]):
         try:
             found = json.loads(line)
         except (ValueError, RecursionError):
@@ -59,22 +49,9 @@ def noted(path: str, body: Mapping[str, Any], server_address: str, read: ReadReq
     def note(answer: Any) -> None:
         file_id = text_of(fields(answer).get("id"))
         if file_id:
-            _remember(_files, file_id, rows)
+            remember(_files, file_id, rows)
 
     return note
-
-
-def _lines(file: Upload) -> Iterator[bytes]:
-    rest, at, size = b"", 0, min(file.size or 0, _MOST_BYTES)
-    while at < size:
-        piece = file.read(at, _PIECE)
-        if not piece:
-            break
-        at += len(piece)
-        *whole, rest = (rest + piece).split(b"\n")
-        yield from filter(bytes.strip, whole)
-    if rest.strip():
-        yield rest
 
 
 def earlier_batch(path: str, method: str) -> str:
@@ -98,16 +75,7 @@ class Batches:
             return None
         rows = _files.get(file_id)
         if rows is None or rows.count == 0:
-            call = Call(
-                provider_name=provider_name,
-                operation_name=UNMETERED,
-                endpoint=PATH,
-                server_address=server_address,
-                request_model="",
-            )
-            call.choices, call.accepts_cap = 0, False
-            call.doubt = "the file of this batch was not sent through a metered client of this process"
-            return call
+            return unread_batch(provider_name, PATH, server_address, UNSEEN_FILE)
         return rows.call(provider_name, PATH, server_address)
 
     def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +103,7 @@ class Batches:
         ):
             call.usage = read_usage(call, found["usage"], RESPONSES)
         else:
-            _remember(_results, file_id, call.response_id)
+            remember(_results, file_id, call.response_id)
             call.is_pending = True
 
     def _read_results(self, call: Call, content: bytes) -> None:
