@@ -88,10 +88,14 @@ ROOMS = {
     "_sockets": Room("as above", rooms("_call signals providers _imports _streams _patches _sessions")),
     "_seam": Room("as above", rooms("_call signals providers _bodies _pending _streams _patches _sockets")),
     "_seam_interactions": Room("as above", rooms("_call signals providers _bodies _pending _streams _patches")),
+    "_seam_google_files": Room("as above", rooms("_call providers _pending _streams _patches")),
     "_seam_live": Room("as above", rooms("signals providers _streams _patches")),
     "_seam_google": Room(
         "as above",
-        rooms("_call signals providers _bodies _pending _streams _patches _imports _seam_interactions _seam_live"),
+        rooms(
+            "_call signals providers _bodies _pending _streams _patches _imports"
+            " _seam_google_files _seam_interactions _seam_live"
+        ),
     ),
     "_instrument": Room(
         "as above, and the scope that one client brings along",

@@ -27,6 +27,7 @@ from farebox import _imports, _pending, signals
 from farebox._bodies import parsed
 from farebox._call import Call
 from farebox._patches import CLIENT_MARK, Link, Patches, failed, incompatible, is_named, never_sent
+from farebox._seam_google_files import METHODS, FileProvider, Files
 from farebox._seam_interactions import MODULE as STACK
 from farebox._seam_interactions import Stack, stacks
 from farebox._seam_live import Sessions, sessions
@@ -91,6 +92,8 @@ class GoogleSeam(Patches):
         self._patch(base, "_async_request_once", _count_async_attempt)
         if "_get_aiohttp_session" in vars(base):
             self._patch(base, "_get_aiohttp_session", _count_hidden_attempt)
+        for name, wrap in Files(self, cast(FileProvider, self.provider), _answer_in).wraps():
+            self._patch(base, name, wrap)
         for cls, name in sessions():
             self._patch(cls, "connect", Sessions(self, name).wrap)
         _imports.when_imported(STACK, self.install_stack)
@@ -424,6 +427,9 @@ def _check(module: Any, api: Any) -> None:
         function = vars(base).get(name) if base is not None else None
         if function is None or list(inspect.signature(function).parameters)[1 : 1 + len(taken)] != list(taken):
             raise incompatible(module, f"its API client has no `{name}({', '.join(taken)})`")
+    for name in METHODS:
+        if name not in vars(base):
+            raise incompatible(module, f"its API client has no `{name}`")
     if (
         find_spec(STACK.rpartition(".")[0]) is None
     ):  # before 3.0 interactions went by a client of their own, and would not be seen

@@ -140,8 +140,8 @@ def test_every_surface_is_refused_before_it_is_sent(
 
 #: What may be billed and is not read, by the last word of its path.
 UNREAD = {
-    ":batchGenerateContent": lambda client: client.batches.create(
-        model=LITE, src=[types.InlinedRequest(contents="hi")]
+    ":importFile": lambda client: client.file_search_stores.import_file(
+        file_search_store_name="fileSearchStores/a", file_name="files/b"
     ),
     "/cachedContents": lambda client: client.caches.create(model=LITE, config={"contents": "hi"}),
 }

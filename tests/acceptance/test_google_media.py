@@ -109,8 +109,9 @@ def test_pictures_are_paid_by_an_async_client_too(surface: Surface, provider: An
 def test_pictures_that_do_not_fit_are_not_sent(surface: Surface, provider: Any, vertex: Any) -> None:
     short = Decimal(surface.usd) - Decimal("0.000001")
     for ask in (surface.ask, lambda client: run(client, surface.ask)):
-        with budget(usd=short), pytest.raises(BudgetExceeded, match="needs"):
-            ask(vertex)
+        for mode in ("block", "downgrade", "clamp"):
+            with budget(usd=short, on_exceed=mode), pytest.raises(BudgetExceeded, match="needs"):
+                ask(vertex)
     assert not provider.requests
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from farebox._call import Call
 from farebox.providers._reading import without_iterators as without_iterators
+from farebox.providers._uploads import Upload as Upload
 from farebox.providers._uploads import with_files as with_files
 
 #: What becomes of a request: its use is read, it costs nothing, or it may be billed and nobody here can read it.

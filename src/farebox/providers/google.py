@@ -13,8 +13,19 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from farebox._call import Call
+from farebox._call import BATCH, Call
 from farebox.providers import Metering, StreamReader
+from farebox.providers._google_batches import (
+    EMBED,
+    GENERATE,
+    JOBS,
+    ReadRow,
+    earlier_batch,
+    read_batch,
+    read_batch_answer,
+    rows_in,
+    unread_job,
+)
 from farebox.providers._google_embeddings import EMBEDDING_VERBS, read_embedding_request, read_embeddings
 from farebox.providers._google_free import is_free
 from farebox.providers._google_interactions import PATH as INTERACTIONS
@@ -36,6 +47,8 @@ from farebox.providers._google_media import (
 from farebox.providers._google_parts import Contents, draws, key_of, pick
 from farebox.providers._google_usage import ChunkReader, is_cut, read_head, read_usage, searches
 from farebox.providers._reading import MOST_TOKENS, NoStream, fields, listed, text_of, whole_number
+from farebox.providers._unmetered import READER
+from farebox.providers._uploads import Upload
 from farebox.providers._vision import Pictures, gemini_image_tokens, is_older_gemini
 
 _PATH: Final = re.compile(r"/(models|tunedModels|endpoints)/([^/:]+):(\w+)$")
@@ -111,7 +124,7 @@ class Google:
         else:
             found = _PATH.search(path)
             if found is None:
-                return None
+                return unread_job(_VERTEX_AI, server_address) if path.endswith(JOBS) and body else None
             kind, model, verb = found.groups()
             if _VERTEX_PATH.search(path):
                 name = _VERTEX_AI
@@ -123,8 +136,24 @@ class Google:
             return read_pictures_request(name, model, body, server_address)
         if verb == VIDEOS:
             return read_videos_request(name, model, body, server_address)
+        if verb in (GENERATE, EMBED):
+            return read_batch(name, verb, model, body, server_address, self._row_reader(name, server_address))
+        return self._read_generate(name, verb, model, body, server_address) if verb in _GENERATE else None
+
+    def _row_reader(self, name: str, server_address: str) -> ReadRow:
+        """Reads a request of a batch."""
+
+        def read(verb: str, model: str, body: Mapping[str, Any]) -> Call | None:
+            one = read_embedding_request if verb in EMBEDDING_VERBS else self._read_generate
+            return one(name, verb, model, body, server_address)
+
+        return read
+
+    def _read_generate(
+        self, name: str, verb: str, model: str, body: Mapping[str, Any], server_address: str
+    ) -> Call | None:
         contents = pick(body, "contents")
-        if verb not in _GENERATE or not model or not contents:
+        if not model or not contents:
             return None
         call = Call(
             provider_name=name,
@@ -156,7 +185,7 @@ class Google:
     def metering(self, path: str) -> Metering:
         verb = path.rpartition(":")[2] if ":" in path else ""
         # Of interactions those with an agent are not read.
-        if verb in _GENERATE or verb in EMBEDDING_VERBS or verb == VIDEOS:
+        if verb in _GENERATE or verb in EMBEDDING_VERBS or verb in (VIDEOS, GENERATE, EMBED):
             return "metered"
         return "free" if is_free(path) else "unmetered"
 
@@ -197,12 +226,23 @@ class Google:
     def asks_after(self, path: str, method: str, body: Mapping[str, Any]) -> tuple[str, str]:
         """The provider and the id of an earlier answer that a request asks after; the id is "" for any other request."""
         name = _VERTEX_AI if _VERTEX_PATH.search(path) else self.name
-        return name, asked_operation(path, method, body) or self.answers(path, method)
+        asked = asked_operation(path, method, body) or earlier_batch(path, method)
+        return name, asked or self.answers(path, method)
+
+    def file_noted(self, file: Upload) -> Callable[[Any], None] | None:
+        """What to do with the answer to a file that is sent, where it holds the requests of a batch."""
+        return rows_in(file, self._row_reader(self.name, ""))
 
     def read_answer(self, call: Call, answer: Any) -> None:
+        if call.operation_name == BATCH:
+            read_batch_answer(call, answer, self.read_answer)
+            return
         found = fields(answer)
         if call.endpoint == _INTERACTIONS:
             read_interaction(call, found)
+            return
+        if call.is_unmetered:
+            READER.read_answer(call, answer)
             return
         read = _READ_BY.get(call.operation_name)
         if read is not None:

@@ -53,7 +53,7 @@ class Desk:
     dialect_of: Callable[[str, str], Dialect]
     looks: Callable[[], int]
     tells_usage: bool = True  # a batch of OpenAI's says what its requests used together
-    _lock: threading.Lock = attrs.field(factory=threading.Lock)
+    lock: threading.Lock = attrs.field(factory=threading.Lock)
     _files: dict[str, bytes] = attrs.field(factory=dict)
     _batches: dict[str, _Batch] = attrs.field(factory=dict)
 
@@ -70,7 +70,7 @@ class Desk:
         headers = {"x-request-id": request.request_id, "request-id": request.request_id}
         fail = self.script.fails.draw("")
         status, payload = 200, {}
-        with self._lock:
+        with self.lock:
             if fail is not None:
                 status, payload = fail.status, {"error": {"message": fail.message, "type": "server_error"}}
             elif found["upload"]:
@@ -121,7 +121,7 @@ class Desk:
         lines, usage = [], {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
         failed = False
         for n, row in enumerate(rows):
-            answered = self._do(request, row["url"], row["body"], n)
+            answered = self.do(request, row["url"], row["body"], n)
             if isinstance(answered, Fault):
                 lines.append({"custom_id": row["custom_id"], "response": None, "error": {"message": answered.message}})
                 continue
@@ -142,7 +142,7 @@ class Desk:
         batch_id = f"msgbatch_fake_{request.number:06d}"
         lines = []
         for n, row in enumerate(body["requests"]):
-            answered = self._do(request, "/v1/messages", row["params"], n)
+            answered = self.do(request, "/v1/messages", row["params"], n)
             result: dict[str, Any] = {"type": "errored", "error": {"type": "error", "error": {}}}
             if not isinstance(answered, Fault):
                 result = {"type": "succeeded", "message": answered[1]}
@@ -159,7 +159,7 @@ class Desk:
         self._batches[batch_id] = _Batch(request.number, payload, lines, {}, self.looks(), False)
         return payload
 
-    def _do(self, request: Request, url: str, body: dict[str, Any], n: int) -> Fault | tuple[Reply, Any]:
+    def do(self, request: Request, url: str, body: dict[str, Any], n: int) -> Fault | tuple[Reply, Any]:
         """Answer one request of a batch, and charge it."""
         dialect = self.dialect_of("POST", url)
         try:

@@ -1,0 +1,124 @@
+"""The seam of files that go through Google's SDK, by ways of their own: those that hold the requests of a batch, and its results.
+
+A file is read before it is sent, and only what it can use at most is kept.  Results are read as they come, unless they are
+written to a stream of the caller's.  (google-genai 3.6.1, `_api_client.py` lines 2461, 2614, 2730, 2988; the same four names in
+3.0.0; read 2026-11-30.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+from farebox import _pending
+from farebox._call import Call
+from farebox._patches import CLIENT_MARK, Patches
+from farebox._streams import end_call, read_answer
+from farebox.providers import Provider, Upload
+
+#: The methods of the API client.
+METHODS: Final = ("upload_file", "async_upload_file", "download_file", "async_download_file")
+
+Note = Callable[[Any], None]
+
+
+class FileProvider(Provider, Protocol):
+    """A provider whose batches have their requests and results in files."""
+
+    def file_noted(self, file: Upload) -> Note | None:
+        """What to do with the answer to a file that is sent; None for one that holds no requests of a batch."""
+
+    def asks_after(self, path: str, method: str, body: Any) -> tuple[str, str]:
+        """The provider and the id of the answer that a request asks after."""
+
+
+class Files:
+    """What is put over the four methods."""
+
+    def __init__(self, seam: Patches, provider: FileProvider, answer_in: Callable[[Any], Any]) -> None:
+        self._seam = seam
+        self._provider = provider
+        self._answer_in = answer_in
+
+    def wraps(self) -> tuple[tuple[str, Callable[[Any], Any]], ...]:
+        """Each method and what is put over it."""
+        ours = (self._upload, self._async_upload, self._download, self._async_download)
+        return tuple(zip(METHODS, ours, strict=True))
+
+    def _upload(self, original: Any) -> Any:
+        def upload_file(client: Any, file_path: Any, *args: Any, **kwargs: Any) -> Any:
+            note = self._noted(client, file_path)
+            response = original(client, file_path, *args, **kwargs)
+            if note is not None:
+                note(self._answer_in(response))
+            return response
+
+        return upload_file
+
+    def _async_upload(self, original: Any) -> Any:
+        async def async_upload_file(client: Any, file_path: Any, *args: Any, **kwargs: Any) -> Any:
+            note = await asyncio.to_thread(self._noted, client, getattr(file_path, "wrapped", file_path))
+            response = await original(client, file_path, *args, **kwargs)
+            if note is not None:
+                note(self._answer_in(response))
+            return response
+
+        return async_upload_file
+
+    def _download(self, original: Any) -> Any:
+        def download_file(client: Any, path: str, *args: Any, **kwargs: Any) -> Any:
+            content = original(client, path, *args, **kwargs)
+            call = self._asked(path)
+            if call is not None:
+                self._read(call, content, kwargs.get("destination"))
+                self._end(call)
+            return content
+
+        return download_file
+
+    def _async_download(self, original: Any) -> Any:
+        async def async_download_file(client: Any, path: str, *args: Any, **kwargs: Any) -> Any:
+            content = await original(client, path, *args, **kwargs)
+            call = self._asked(path)
+            if call is not None:
+                await asyncio.to_thread(self._read, call, content, kwargs.get("destination"))
+                self._end(call)
+            return content
+
+        return async_download_file
+
+    def _noted(self, client: Any, file: Any) -> Note | None:
+        """What to do with the answer, for a file that is sent by a client that is metered."""
+        if not self._seam.is_global and CLIENT_MARK not in client.__dict__:
+            return None
+        try:
+            if not isinstance(file, (str, os.PathLike)):
+                return self._provider.file_noted(Upload(file))
+            with open(file, "rb") as opened:
+                return self._provider.file_noted(Upload(opened))
+        except OSError:
+            return None  # the SDK says so
+        except Exception as error:
+            self._seam.leave_unread(error)
+            return None
+
+    def _asked(self, path: str) -> Call | None:
+        """The pending call whose results were asked for."""
+        if not _pending.any_are():
+            return None
+        return _pending.find(*self._provider.asks_after(path.partition("?")[0], "get", {}))
+
+    def _read(self, call: Call, content: Any, destination: Any) -> None:
+        if isinstance(destination, (str, os.PathLike)):
+            with suppress(OSError), open(destination, "rb") as written:
+                content = written.read()
+        if isinstance(content, bytes):
+            call.is_pending = False
+            read_answer(call, self._provider, content)
+
+    def _end(self, call: Call) -> None:
+        if not call.is_pending and _pending.forget(call):
+            end_call(call, "completed")
