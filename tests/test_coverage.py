@@ -105,6 +105,7 @@ def test_of_googles_sdk_it_knows_what_it_reads_in_part(found: Coverage) -> None:
     assert rows["interactions.create", "/{api_version}/interactions"].metering == "partly"
     assert rows["batches.create", "batchGenerateContent"].metering == "metered"
     assert rows["batches.create", "/batchPredictionJobs"].metering == "unmetered"
+    assert rows["caches.create", "/cachedContents"].metering == "metered"
     assert rows["tunings.tune", "/tuningJobs"].metering == "unmetered"
 
 

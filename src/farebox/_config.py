@@ -399,6 +399,7 @@ def set_price(
     output_per_million: UsdLike | None = None,
     cache_read_per_million: UsdLike | None = None,
     cache_write_per_million: UsdLike | None = None,
+    cache_storage_per_million_hours: UsdLike | None = None,
     per_image: UsdLike | None = None,
     per_million_characters: UsdLike | None = None,
     per_audio_minute: UsdLike | None = None,
@@ -413,6 +414,7 @@ def set_price(
         input_per_million, output_per_million: Per million tokens.  Both, unless the model is paid by one of the units
             below; its tokens then cost nothing.
         cache_read_per_million, cache_write_per_million: Of tokens read from a prompt cache and written to it.
+        cache_storage_per_million_hours: Of what a cache of one's own keeps, per million tokens and hour.
         per_image, per_million_characters, per_audio_minute, per_video_second: Of pictures made, of text read aloud, of
             sound in or out, of video.
         provider: Only for this provider.
@@ -426,6 +428,7 @@ def set_price(
         output_per_million=output_per_million,
         cache_read_per_million=cache_read_per_million,
         cache_write_per_million=cache_write_per_million,
+        cache_storage_per_million_hours=cache_storage_per_million_hours,
         per_image=per_image,
         per_million_characters=per_million_characters,
         per_audio_minute=per_audio_minute,

@@ -40,6 +40,9 @@ _API: Final = "google.genai._api_client"
 _LINK: Final = "_farebox"
 #: A request with nothing to say in its headers has: a media type, a key, and two that name the SDK.
 _USUAL_HEADERS: Final = 4
+_POST: Final = "post"
+#: What may be billed: to send, and to let what was sent before live longer.
+_BILLED: Final = (_POST, "patch")
 #: Methods of the API client and what each takes first.
 _METHODS: Final = {
     "_request": ("http_request", "http_options", "stream"),
@@ -175,7 +178,8 @@ class GoogleSeam(Patches):
         """The link of the call that a request makes; None where it is not metered."""
         if not self.is_global and CLIENT_MARK not in client.__dict__:
             return None
-        if _LINK in http_request.__dict__ or http_request.method.lower() != "post":
+        method = http_request.method.lower()
+        if _LINK in http_request.__dict__ or method not in _BILLED:
             return None  # it counts already, should ours be there twice; or it is free
         body = http_request.data if type(http_request.data) is dict else None
         call, unread, reader = None, None, cast(Reader, self.provider)
@@ -191,7 +195,7 @@ class GoogleSeam(Patches):
         except Exception as error:
             unread = error
         if call is None:
-            if not self.may_bill(path, unread):
+            if (method != _POST and unread is None) or not self.may_bill(path, unread):
                 return None
             call, reader = unmetered_call(self.provider.name, path, body, server_address, unread), READER
         if len(http_request.headers) > _USUAL_HEADERS:

@@ -11,7 +11,7 @@ class Usage(NamedTuple):
     """What a provider says a call used, in disjoint buckets: no token is in two of them.
 
     Tokens first, and then what else is charged: searches, pictures and characters are counted, sound and video measured in
-    milliseconds, and a container in gigabytes of its memory times minutes.  `fees_nanos` is what has no unit: nanodollars.
+    milliseconds, and a container in gigabytes of its memory times minutes.  `fees_nanos` is what has no unit: nanodollars.  What a cache of one's own holds is its tokens times hours.
     The properties are the totals that OpenTelemetry GenAI means by the same names: input with everything cached, output
     with everything reasoned.
 
@@ -44,6 +44,7 @@ class Usage(NamedTuple):
     output_audio_milliseconds: int = 0
     video_milliseconds: int = 0
     fees_nanos: int = 0
+    cache_token_hours: int = 0
 
     @property
     def input_tokens(self) -> int:

@@ -143,7 +143,6 @@ UNREAD = {
     ":importFile": lambda client: client.file_search_stores.import_file(
         file_search_store_name="fileSearchStores/a", file_name="files/b"
     ),
-    "/cachedContents": lambda client: client.caches.create(model=LITE, config={"contents": "hi"}),
 }
 
 

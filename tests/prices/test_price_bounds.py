@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
@@ -189,3 +190,25 @@ def test_a_picture_and_a_second_of_video_cost_what_their_size_does(
     assert regional.charge_nanos(Usage(**{unit: count})) == nanos * 11 // 10
     assert CARD.find("openai", f"{model}-mini", AT, kind) is None
     assert CARD.find("mistral", model, AT, kind) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "day", "usd"),
+    [
+        ("gemini-2.5-flash", "2026-11-30", "1.00"),
+        ("gemini-2.5-flash-lite", "2026-11-30", "1.00"),
+        ("gemini-2.5-pro", "2026-11-30", "4.50"),
+        ("gemini-3.1-pro-preview", "2026-11-30", "4.50"),
+        ("gemini-3.8-flash", "2026-12-31", "0.50"),
+        ("gemini-3.8-flash", "2027-01-01", "1.00"),
+        ("gemini-4-argon", "2026-11-30", "4.50"),
+    ],
+)
+def test_what_a_cache_keeps_has_a_price_by_its_model_and_the_day(model: str, day: str, usd: str) -> None:
+    at = datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
+    rates = RateCard().find("gcp.gemini", model, at)
+    assert rates is not None
+    assert rates.unit_prices["cache_token_hours"] == Decimal(usd) * 1_000_000
+    dearest = RateCard().find_dearest("gcp.gemini", model, at, 2 * 86_400)
+    assert dearest is not None
+    assert dearest.unit_prices["cache_token_hours"] >= Decimal(usd) * 1_000_000

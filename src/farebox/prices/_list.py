@@ -99,6 +99,7 @@ def rates_at(entry: Entry, at: float, tier: str) -> Rates | None:
         return None
     prices = entry.model.get_prices(moment).__dict__
     steps, own_units = _tier_steps(entry, moment, tier), _own_units(entry, prices, tier)
+    stored = _overlay.storage_picos(entry.owner, family(entry.model.id), at)
     if steps is None:
         if not any(own_units.values()):
             return None
@@ -117,7 +118,7 @@ def rates_at(entry: Entry, at: float, tier: str) -> Rates | None:
         steps=steps,
         request_picos=request_picos,
         web_search_picos=search_picos,
-        unit_picos=unit_picos_of(_overlay.fee_picos(entry.owner) | own_units),
+        unit_picos=unit_picos_of(_overlay.fee_picos(entry.owner) | stored | own_units),
         valid_from=valid_from,
         valid_until=valid_until,
     )

@@ -24,7 +24,9 @@ _UNITS: Final[dict[str, tuple[tuple[str, ...], int]]] = {
     "per_audio_minute": (("input_audio_milliseconds", "output_audio_milliseconds"), 60_000),
     "per_video_second": (("video_milliseconds",), 1_000),
 }
-_AMOUNTS: Final = (*_NEEDED, "cache_read_per_million", "cache_write_per_million", *_UNITS)
+#: What a cache of one's own costs beside the tokens, which it is no price without.
+_STORAGE: Final = "cache_storage_per_million_hours"
+_AMOUNTS: Final = (*_NEEDED, "cache_read_per_million", "cache_write_per_million", _STORAGE, *_UNITS)
 _KEYS: Final = (*_AMOUNTS, "provider")
 _EXAMPLE: Final = '{"my-llm": {"input_per_million": 0.5, "output_per_million": 1.5, "provider": "local"}}'
 
@@ -48,6 +50,10 @@ def _cache_read(usd: UsdLike | None) -> Decimal | None:
 
 def _cache_write(usd: UsdLike | None) -> Decimal | None:
     return _amount(usd, "cache_write_per_million")
+
+
+def _cache_storage(usd: UsdLike | None) -> Decimal | None:
+    return _amount(usd, _STORAGE)
 
 
 def _per_image(usd: UsdLike | None) -> Decimal | None:
@@ -77,6 +83,8 @@ class ManualPrice:
         provider: Only for this provider (any spelling farebox knows); None for all of them.
         cache_read_per_million: None: cached input costs what other input does.
         cache_write_per_million: None: 1.25, 2 or 2.5 times the input price, by the lifetime of the cache.
+        cache_storage_per_million_hours: USD per million tokens and hour that a cache of one's own keeps them; None: what
+            its provider asks at most.
         per_image: USD of a picture that is made.
         per_million_characters: USD per million characters that are read aloud.
         per_audio_minute: USD per minute of sound, in or out.
@@ -93,6 +101,7 @@ class ManualPrice:
     output_per_million: Decimal | None = attrs.field(default=None, converter=_output)
     cache_read_per_million: Decimal | None = attrs.field(default=None, converter=_cache_read)
     cache_write_per_million: Decimal | None = attrs.field(default=None, converter=_cache_write)
+    cache_storage_per_million_hours: Decimal | None = attrs.field(default=None, converter=_cache_storage)
     per_image: Decimal | None = attrs.field(default=None, converter=_per_image)
     per_million_characters: Decimal | None = attrs.field(default=None, converter=_per_characters)
     per_audio_minute: Decimal | None = attrs.field(default=None, converter=_per_audio_minute)
@@ -126,7 +135,7 @@ class ManualPrice:
         is_free = not any(known.values())
         fee = 0 if is_free else _picos(Decimal(search_fee_usd(provider))) * 1_000
         units = {} if is_free else fee_picos(provider)
-        for name, (priced, each) in _UNITS.items():
+        for name, (priced, each) in (_UNITS | {_STORAGE: (("cache_token_hours",), 1_000_000)}).items():
             if (usd := getattr(self, name)) is not None:
                 units.update(dict.fromkeys(priced, math.ceil(Fraction(usd) * 10**12 / each)))
         return Rates(

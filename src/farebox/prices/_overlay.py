@@ -68,6 +68,18 @@ class UnitPrice:
     read: str
 
 
+@attrs.frozen
+class StoragePrice:
+    """USD per million tokens and hour that a cache of a model whose name starts so keeps them, from a day on (epoch seconds)."""
+
+    provider: str
+    starts_with: str
+    since: float
+    usd: str
+    source: str
+    read: str
+
+
 _OPENAI_MODELS = "https://developers.openai.com/api/docs/models/"
 _CLAUDE_PRICING = "https://platform.claude.com/docs/en/about-claude/pricing"
 
@@ -162,12 +174,30 @@ _OPENAI = ("openai", "azure")
 _MILLISECONDS: Final = 1_000
 _SNAPSHOT: Final = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
+# https://ai.google.dev/gemini-api/docs/pricing, last updated 2026-09-23: rows of it that are quoted in public repositories.  Of
+# Vertex AI the same is told second-hand.
+_GOOGLE_STORAGE = "https://ai.google.dev/gemini-api/docs/pricing (second-hand: rows of it in public repositories)"
+_GOOGLE_READ = "2026-11-30"
+_NEW_YEAR_2027: Final = 1_798_761_600.0
+
+# Of Pro models, and of those that are not here, 4.50.  The first row that fits and has begun wins.
+STORAGE_PRICES: Final = (
+    StoragePrice("google", "gemini-3.8-flash", _NEW_YEAR_2027, "1.00", _GOOGLE_STORAGE, _GOOGLE_READ),
+    StoragePrice("google", "gemini-3.8-flash", -math.inf, "0.50", _GOOGLE_STORAGE, _GOOGLE_READ),
+    *(
+        StoragePrice("google", f"gemini-{version}-flash", -math.inf, "1.00", _GOOGLE_STORAGE, _GOOGLE_READ)
+        for version in ("2.0", "2.5", "3", "3.1", "3.5", "3.6", "3.7")
+    ),
+)
+
 TOOL_FEES: Final = (
     ToolFee("openai", "file_searches", Fraction("0.0025"), _OPENAI_PRICING, _READ),
     # 0.03, 0.12, 0.48 and 1.92 for twenty minutes of 1, 4, 16 and 64 GB: the same for each GB and minute.
     ToolFee("openai", "container_gigabyte_minutes", Fraction("0.0015"), _OPENAI_PRICING, _READ),
     # 0.05 an hour of a container, whatever its memory: it counts as one gigabyte.  Beyond what is free each month.
     ToolFee("anthropic", "container_gigabyte_minutes", Fraction(5, 6_000), _CLAUDE_PRICING, "2026-11-21"),
+    # What a cache of one's own keeps: the dearest of Google's, below.
+    ToolFee("google", "cache_token_hours", Fraction("4.50") / 10**6, _GOOGLE_STORAGE, _GOOGLE_READ),
     # Of a provider that is not here: the dearest of those above.
     ToolFee("", "file_searches", Fraction("0.0025"), _OPENAI_PRICING, _READ),
     ToolFee("", "container_gigabyte_minutes", Fraction("0.0015"), _OPENAI_PRICING, _READ),
@@ -189,7 +219,6 @@ _GOOGLE_PRICING = "https://cloud.google.com/vertex-ai/generative-ai/pricing"
 _IMAGEN = f"{_GOOGLE_PRICING} (a copy: litellm 1.80.0, model_prices_and_context_window_backup.json)"
 _VEO = f"{_GOOGLE_PRICING} (a copy: litellm 1.110.2, model_prices_and_context_window_backup.json)"
 _SECOND_HAND = f"{_GOOGLE_PRICING} (second-hand: rows of it in public repositories)"
-_GOOGLE_READ = "2026-11-30"
 
 
 def _imagen(model: str, usd: str, source: str = _IMAGEN) -> UnitPrice:
@@ -286,6 +315,14 @@ def fee_picos(provider: str) -> dict[str, int]:
     fees = {row.unit: row.usd for row in TOOL_FEES if row.provider == ""}
     fees.update({row.unit: row.usd for row in TOOL_FEES if row.provider == provider})
     return {unit: _picos(usd) for unit, usd in fees.items()}
+
+
+def storage_picos(provider: str, model: str, at: float) -> dict[str, int]:
+    """Picodollars of a token that a cache of this model keeps for an hour, where that is no fee of its provider's."""
+    for row in STORAGE_PRICES:
+        if provider == row.provider and model.startswith(row.starts_with) and at >= row.since:
+            return {"cache_token_hours": _picos(Fraction(row.usd) / 10**6)}
+    return {}
 
 
 def unit_prices(provider: str, model: str, kinds: Iterable[str]) -> dict[str, int]:

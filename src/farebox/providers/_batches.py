@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from farebox._call import BATCH, UNMETERED, Call, Part, Usage
+from farebox._call import BATCH, Call, Part, Usage
 from farebox.providers._uploads import Upload
 
 #: What is added to a cap, as ledgers add it: the rows have no grant of their own.
@@ -121,19 +121,6 @@ def row_of(call: Call, endpoint: str) -> Call:
     )
     row.most_units, row.most_web_searches, row.cache_write = call.most_units, call.most_web_searches, call.cache_write
     return row
-
-
-def unread_batch(provider_name: str, endpoint: str, server_address: str, why: str) -> Call:
-    """The call of a batch whose requests nobody here has seen."""
-    call = Call(
-        provider_name=provider_name,
-        operation_name=UNMETERED,
-        endpoint=endpoint,
-        server_address=server_address,
-        request_model="",
-    )
-    call.choices, call.accepts_cap, call.doubt = 0, False, why
-    return call
 
 
 def lines_of(file: Upload) -> Iterator[bytes]:

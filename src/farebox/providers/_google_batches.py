@@ -22,10 +22,10 @@ from farebox.providers._batches import (
     remember,
     row_of,
     settle,
-    unread_batch,
 )
 from farebox.providers._google_parts import draws, pick
 from farebox.providers._reading import fields, listed, text_of, whole_number
+from farebox.providers._unmetered import unseen_call
 from farebox.providers._uploads import Upload
 from farebox.providers._vision import is_older_gemini
 
@@ -93,7 +93,7 @@ def read_batch(
     elif (known := _files.get(file_name)) is not None and known[True].count:
         rows = known[is_older_gemini(model)]
     else:
-        return unread_batch(provider_name, verb, server_address, UNSEEN_FILE)
+        return unseen_call(provider_name, verb, server_address, UNSEEN_FILE)
     call = rows.call(provider_name, verb, server_address)
     call.request_model, call.cache_write = model, "none"
     call.has_images = call.has_images or draws(model)
@@ -102,7 +102,7 @@ def read_batch(
 
 def unread_job(provider_name: str, server_address: str) -> Call:
     """The call of a batch of Vertex AI."""
-    return unread_batch(provider_name, JOBS, server_address, _ELSEWHERE)
+    return unseen_call(provider_name, JOBS, server_address, _ELSEWHERE)
 
 
 def earlier_batch(path: str, method: str) -> str:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from farebox._call import Call, Usage
-from farebox.providers._batches import UNSEEN_FILE, Rows, is_row, lines_of, remember, row_of, settle, unread_batch
+from farebox.providers._batches import UNSEEN_FILE, Rows, is_row, lines_of, remember, row_of, settle
 from farebox.providers._openai_usage import RESPONSES, read_head, read_usage
 from farebox.providers._reading import fields, text_of
+from farebox.providers._unmetered import unseen_call
 from farebox.providers._uploads import uploads_of
 
 PATH: Final = "/batches"
@@ -75,7 +76,7 @@ class Batches:
             return None
         rows = _files.get(file_id)
         if rows is None or rows.count == 0:
-            return unread_batch(provider_name, PATH, server_address, UNSEEN_FILE)
+            return unseen_call(provider_name, PATH, server_address, UNSEEN_FILE)
         return rows.call(provider_name, PATH, server_address)
 
     def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,13 @@ def unmetered_call(
     return call
 
 
+def unseen_call(provider_name: str, path: str, server_address: str, why: str) -> Call:
+    """The call of a request that is about what nobody here has seen: a file, a cache."""
+    call = unmetered_call(provider_name, path, None, server_address)
+    call.doubt = why
+    return call
+
+
 class Unmetered:
     """What a seam asks of a provider once a call is made, for calls that nobody reads."""
 

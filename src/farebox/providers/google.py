@@ -26,6 +26,7 @@ from farebox.providers._google_batches import (
     rows_in,
     unread_job,
 )
+from farebox.providers._google_caches import CACHES, cache_in, read_cache, read_cache_request
 from farebox.providers._google_embeddings import EMBEDDING_VERBS, read_embedding_request, read_embeddings
 from farebox.providers._google_free import is_free
 from farebox.providers._google_interactions import PATH as INTERACTIONS
@@ -123,6 +124,8 @@ class Google:
             model, verb, body = text_of(body.get("model")), "generateContent", _as_contents(body)
         else:
             found = _PATH.search(path)
+            if found is None and f"/{CACHES}" in path:
+                return self._read_cache(path, body, server_address)
             if found is None:
                 return unread_job(_VERTEX_AI, server_address) if path.endswith(JOBS) and body else None
             kind, model, verb = found.groups()
@@ -148,6 +151,14 @@ class Google:
             return one(name, verb, model, body, server_address)
 
         return read
+
+    def _read_cache(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
+        name = _VERTEX_AI if _VERTEX_PATH.search(path) else self.name
+
+        def read(model: str, body: Mapping[str, Any]) -> Call | None:
+            return self._read_generate(name, _GENERATE[0], model, body, server_address)
+
+        return read_cache_request(name, path, body, server_address, read)
 
     def _read_generate(
         self, name: str, verb: str, model: str, body: Mapping[str, Any], server_address: str
@@ -186,6 +197,8 @@ class Google:
         verb = path.rpartition(":")[2] if ":" in path else ""
         # Of interactions those with an agent are not read.
         if verb in _GENERATE or verb in EMBEDDING_VERBS or verb in (VIDEOS, GENERATE, EMBED):
+            return "metered"
+        if path.endswith(f"/{CACHES}"):
             return "metered"
         return "free" if is_free(path) else "unmetered"
 
@@ -263,6 +276,7 @@ class Google:
 #: Who reads the answer of a call that is no text, by its operation.
 _READ_BY: Final[dict[str, Callable[[Call, Mapping[str, Any]], None]]] = {
     "embeddings": read_embeddings,
+    "cache": read_cache,
     "image_generation": read_pictures,
     "video_generation": read_videos,
 }
@@ -318,7 +332,7 @@ def _read_options(call: Call, body: Mapping[str, Any], config: Mapping[str, Any]
         for tool in tools:
             _read_tool(call, fields(tool), counted)
     if (cached := text_of(pick(body, "cachedContent"))) != "":
-        call.previous_response_id, call.previous_name = cached, "cached_content"
+        call.previous_response_id, call.previous_name = cache_in(cached) or cached, "cached_content"
         counted.features.add("cached_content")
     if pick(body, "continuationToken") is not None:
         sizes.name_unbounded("continuation_token")

@@ -22,6 +22,7 @@ from farebox.testing._fake.dialect import Ask, Dialect, Event, Fault, Reply
 from farebox.testing._fake.embeddings import Embeddings
 from farebox.testing._fake.gate import Gate, Ticket
 from farebox.testing._fake.google import Google
+from farebox.testing._fake.google_caches import GoogleCaches
 from farebox.testing._fake.google_desk import GoogleDesk
 from farebox.testing._fake.google_media import GooglePictures, GoogleVideos
 from farebox.testing._fake.images import Images
@@ -101,7 +102,7 @@ class Exchange:
     refused: dict[str, Fault] = attrs.field(factory=dict)
     _arrivals: threading.Lock = attrs.field(factory=threading.Lock)
     desk: Desk = attrs.field(init=False)
-    google_desk: GoogleDesk = attrs.field(init=False)
+    google_desks: tuple[GoogleDesk, GoogleCaches] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.desk = Desk(
@@ -114,12 +115,13 @@ class Exchange:
             dialect_of=lambda method, path: _dialect(Incoming(method, path, {}, b""), ()),
             looks=lambda: self.shelf.looks,
         )
-        self.google_desk = GoogleDesk(self.desk)
+        self.google_desks = GoogleDesk(self.desk), GoogleCaches(self.desk)
 
     def serve(self, incoming: Incoming, connection: Connection) -> None:
-        if self.google_desk.serves(incoming):
-            self.google_desk.answer(incoming, connection)
-            return
+        for desk in self.google_desks:
+            if desk.serves(incoming):
+                desk.answer(incoming, connection)
+                return
         if self.desk.serves(incoming):
             self.desk.answer(incoming, _body_of(incoming), connection)
             return

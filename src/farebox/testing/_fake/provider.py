@@ -25,7 +25,7 @@ class FakeProvider:
     """A local server that speaks the formats of OpenAI, Anthropic and Google and keeps its own bill.
 
     OpenAI's chat completions, responses (also in the background, and asked after later), old completions and embeddings;
-    Anthropic's messages; Google's generateContent, embeddings, interactions, pictures, videos and batches. All count tokens for free.
+    Anthropic's messages; Google's generateContent, embeddings, interactions, pictures, videos, batches and caches. All count tokens for free.
 
     >>> with FakeProvider() as provider:
     ...     provider.answer(output_tokens=20)
