@@ -30,15 +30,19 @@ from farebox.providers._unmetered import READER
 #: Attribute of a connection, or of what will open one, that holds its session.
 MARK: Final = "_farebox_session"
 
+#: How a call ends of which such news come.
+_OUTCOMES: Final[dict[str, Outcome]] = {"ended": "completed", "lost": "unknown", "refused": "failed"}
+
 
 class Asked(Link):
     """An answer that was asked for, or begun by the server."""
 
-    __slots__ = ("event_id",)
+    __slots__ = ("event_id", "line")
 
-    def __init__(self, call: Call, provider: Reader, event_id: str = "") -> None:
+    def __init__(self, call: Call, provider: Reader, event_id: str, line: str) -> None:
         super().__init__(call, provider)
         self.event_id = event_id
+        self.line = line
 
 
 class Session:
@@ -49,7 +53,7 @@ class Session:
         self._client = client
         self._dialogue = dialogue
         # Who sends and who reads may be two threads; held while a dialogue takes note, and no longer.
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         #: Asked for and not begun, in the order of asking; and begun, by id.
         self._asked: deque[Asked] = deque()
         self._begun: dict[str, Asked] = {}
@@ -66,14 +70,14 @@ class Session:
             if type(event) is not dict:
                 return None
             with self._lock:
-                call = self._dialogue.sent(event)
+                question = self._dialogue.sent(event)
         except Exception as error:
             self._seam.leave_unread(error)
             return None
-        if call is None or not self._is_metered():
+        if question is None or not self._is_metered():
             return None
-        given = event.get("event_id")
-        asked = Asked(call, READER, given if isinstance(given, str) else f"farebox_{call.number}")
+        call, given = question.call, event.get("event_id")
+        asked = Asked(call, READER, given if isinstance(given, str) else f"farebox_{call.number}", question.line)
         if given is None and self._dialogue.names_events:
             event["event_id"] = asked.event_id
         return self._open(asked), event
@@ -82,7 +86,8 @@ class Session:
         """What is sent now that it is held."""
         call = asked.call
         call.is_sent, call.attempts = True, 0 if self.is_over else 1
-        self._asked.append(asked)
+        with self._lock:
+            self._asked.append(asked)
         changed = {**event, **self._dialogue.rewrite(call, event)}
         if isinstance(data, (str, bytes)):
             text = json.dumps(changed)
@@ -91,8 +96,9 @@ class Session:
 
     def fail(self, asked: Asked, error: BaseException) -> None:
         """It was not sent, or nobody knows."""
-        if asked in self._asked:
-            self._asked.remove(asked)
+        with self._lock:
+            if asked in self._asked:
+                self._asked.remove(asked)
         self._close(asked)
         failed(asked, error)
 
@@ -117,44 +123,59 @@ class Session:
             return None
 
     def _take(self, news: News) -> Asked | None:
-        if news.what == "begun":
-            if self._asked:
-                self._begun[news.answer_id] = self._asked.popleft()
-                return None
-            with self._lock:
-                call = self._dialogue.begun(news)
-            return self._new(call, news.answer_id)
         if news.what == "used":
-            with self._lock:
-                call = self._dialogue.used(news)
-            return self._new(call, "")
-        asked = self._find(news)
-        if asked is not None:
-            call = asked.call
-            outcome: Outcome = "failed"
+            return self._unasked(news)
+        with self._lock:
+            asked, answered_too = self._find(news)
+        for other in answered_too:
+            self._end(other, "failed")  # it is one answer, and billed once
+        if news.what == "begun":
+            if asked is None:
+                return self._unasked(news)
+            self._begins(asked, news.answer_id)
+        elif asked is not None:
             if news.what == "ended":
-                outcome = "completed"
                 with self._lock:
-                    self._dialogue.ended(call, news)
-            self._close(asked)
-            end_call(call, outcome)
-            if call.raises is not None:
-                call.raises.__dict__["response"] = news.body
-                self.raises = call.raises
+                    self._dialogue.ended(asked.call, news)
+            self._end(asked, _OUTCOMES[news.what])
+            if asked.call.raises is not None:
+                asked.call.raises.__dict__["response"] = news.body
+                self.raises = asked.call.raises
         return None
 
-    def _new(self, call: Call, answer_id: str) -> Asked | None:
+    def _unasked(self, news: News) -> Asked | None:
         if not self._is_metered():
             return None
-        return self._open(Asked(call, READER, answer_id))
+        with self._lock:
+            call = self._dialogue.unasked(news)
+        return self._open(Asked(call, READER, news.answer_id, news.line))
 
-    def _find(self, news: News) -> Asked | None:
-        if news.what == "ended":
-            return self._begun.pop(news.answer_id, None) or (self._asked.popleft() if self._asked else None)
-        found = next((one for one in self._asked if one.event_id == news.event_id or not news.event_id), None)
-        if found is not None:
-            self._asked.remove(found)
-        return found
+    def _find(self, news: News) -> tuple[Asked | None, list[Asked]]:
+        """What an event is about, and what it answers along with it; neither is in line any more."""
+        in_line = [one for one in self._asked if one.line == news.line]
+        if news.what == "refused" and news.event_id:
+            in_line = [one for one in self._asked if one.event_id == news.event_id]
+        found, answered_too = in_line[:1], []
+        if news.what == "ended" and news.answer_id in self._begun:
+            return self._begun.pop(news.answer_id), []
+        if news.what == "lost":
+            begun = next((key for key, one in self._begun.items() if one.line == news.line), None)
+            if begun is not None:
+                return self._begun.pop(begun), []
+        if news.answers_all:
+            found, answered_too = in_line[-1:], in_line[:-1]
+        for one in (*found, *answered_too):
+            self._asked.remove(one)
+        return (found[0] if found else None), answered_too
+
+    def _begins(self, asked: Asked, answer_id: str) -> None:
+        asked.call.response_id = answer_id
+        with self._lock:
+            self._begun[answer_id] = asked
+
+    def _end(self, asked: Asked, outcome: Outcome) -> None:
+        self._close(asked)
+        end_call(asked.call, outcome)
 
     def speak(self) -> None:
         """Raise what a budget wants raised."""
@@ -167,10 +188,9 @@ class Session:
         call = asked.call
         call.is_sent, call.attempts = True, 1
         if call.usage is None and not call.doubt:
-            self._begun[asked.event_id] = asked
+            self._begins(asked, asked.event_id)
         else:
-            self._close(asked)
-            end_call(call, "completed")
+            self._end(asked, "completed")
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -19,7 +19,7 @@ from farebox._patches import CLIENT_MARK, Patches
 from farebox._sessions import MARK, Session
 from farebox._streams import end_call
 from farebox.providers._compatible import server_at
-from farebox.providers._dialogues import Dialogue
+from farebox.providers._dialogues import Dialogue, Opened
 from farebox.providers._unmetered import unmetered_call
 
 _MANAGER: Final = "ConnectionManager"
@@ -32,7 +32,7 @@ class Sockets:
         self._seam = seam
         found: dict[str, str] = getattr(seam.provider, "sockets", {})
         #: Who reads the sessions of a path, and the modules that are as they know it.
-        self._dialogues: dict[str, Callable[..., Dialogue]] = getattr(seam.provider, "dialogues", {})
+        self._dialogues: dict[str, Callable[[Opened], Dialogue]] = getattr(seam.provider, "dialogues", {})
         self._readable: set[str] = set()
         self._waiting = {module: partial(self._wrap, module, path) for module, path in found.items()}
 
@@ -152,13 +152,13 @@ class Sockets:
         if not is_known or (query and query.get("intent")):
             return None
         model = _word(manager, "model") or (query or {}).get("model")
-        dialogue = self._dialogues[path](
+        opened = Opened(
             provider.name,
             url.host,
             model if isinstance(model, str) else "",
             is_joined=isinstance(_word(manager, "call_id"), str),
         )
-        session = vars(manager)[MARK] = Session(self._seam, client, dialogue)
+        session = vars(manager)[MARK] = Session(self._seam, client, self._dialogues[path](opened))
         return session
 
     def _begin(self, manager: Any, path: str) -> Call | None:

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from decimal import Decimal
+from socket import SHUT_RDWR
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed
@@ -82,7 +83,7 @@ class RealtimeServer:
         self.say(socket, {"type": "response.created", "response": {"id": answer_id, "status": "in_progress"}})
         self.say(socket, {"type": "response.output_audio.delta", "response_id": answer_id, "delta": "AAAA"})
         if plan == "lose":
-            socket.socket.close()
+            socket.socket.shutdown(SHUT_RDWR)
             return
         done = {"id": answer_id, "object": "realtime.response", "status": "completed", "usage": usage_of(counts)}
         if isinstance(plan, dict) and "usage" in plan:

@@ -11,18 +11,47 @@ from typing import Any, Literal, NamedTuple, Protocol
 from farebox._call import Call
 
 
+class Opened(NamedTuple):
+    """What is known of a session before anything was said in it.
+
+    Attributes:
+        is_joined: It is somebody else's, such as a telephone call, whose sound is not seen here.
+    """
+
+    provider_name: str
+    server_address: str
+    model: str
+    is_joined: bool = False
+
+
+class Question(NamedTuple):
+    """An event of the client's that asks for an answer.
+
+    Attributes:
+        line: Where the answer is waited for: those of one line begin in the order in which they were asked for.
+    """
+
+    call: Call
+    line: str = ""
+
+
 class News(NamedTuple):
     """What an event of the server's says of the calls of its session.
 
     Attributes:
-        what: An answer has begun or ended, what was asked for was refused, or something else was used and is known.
+        what: An answer has begun or ended, or was lost after it had begun; what was asked for was refused; or something else
+            was used and is known.
         answer_id: Of the answer that begun or ended.
+        line: Of what was asked for.
+        answers_all: Of one that has begun: it answers all that its line had, the last of which was held for all.
         event_id: Of the client's event that was refused; "" where the server does not say.
         body: What holds the usage.
     """
 
-    what: Literal["begun", "ended", "refused", "used"]
+    what: Literal["begun", "ended", "lost", "refused", "used"]
     answer_id: str = ""
+    line: str = ""
+    answers_all: bool = False
     event_id: str = ""
     body: Any = None
 
@@ -35,8 +64,8 @@ class Dialogue(Protocol):
     #: Whether the client may give each event an id, which the server repeats where it refuses one.
     names_events: bool
 
-    def sent(self, event: Mapping[str, Any]) -> Call | None:
-        """Take note of an event of the client's; the call where it asks for an answer."""
+    def sent(self, event: Mapping[str, Any]) -> Question | None:
+        """Take note of an event of the client's; what it asks, where it asks for an answer."""
 
     def rewrite(self, call: Call, event: Mapping[str, Any]) -> dict[str, Any]:
         """The top-level keys of an event that asks for an answer to change before it is sent."""
@@ -44,11 +73,8 @@ class Dialogue(Protocol):
     def heard(self, event: Mapping[str, Any]) -> News | None:
         """Take note of an event of the server's; None where it says nothing of a call."""
 
-    def begun(self, news: News) -> Call:
-        """The call of an answer that nobody asked for."""
+    def unasked(self, news: News) -> Call:
+        """The call of an answer that nobody asked for; or of what was used besides, with its usage."""
 
     def ended(self, call: Call, news: News) -> None:
         """Write to `call` what its answer used."""
-
-    def used(self, news: News) -> Call:
-        """The call of what is known to have been used besides, with its usage."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from farebox._call import Call, Usage
-from farebox.providers._dialogues import News
+from farebox.providers._dialogues import News, Opened, Question
 from farebox.providers._openai_usage import read_head
 from farebox.providers._reading import MOST_TOKENS, Sizes, UnreadableUsage, count, fields, listed, text_of, whole_number
 
@@ -45,12 +45,8 @@ class Realtime:
 
     names_events = True
 
-    def __init__(self, provider_name: str, server_address: str, model: str, *, is_joined: bool = False) -> None:
-        """`is_joined`: the session is somebody else's, such as a telephone call, whose sound is not seen here."""
-        self._provider_name = provider_name
-        self._server_address = server_address
-        self._model = model
-        self._is_joined = is_joined
+    def __init__(self, opened: Opened) -> None:
+        self._opened = opened
         #: What the model was shown, but for the settings of the session.
         self._items = Sizes(_MEDIA_TOKENS)
         self._audio_bytes = 0
@@ -60,10 +56,10 @@ class Realtime:
         self._wanted: dict[str, Any] = {}
         self._agreed: dict[str, Any] = {}
 
-    def sent(self, event: Mapping[str, Any]) -> Call | None:
+    def sent(self, event: Mapping[str, Any]) -> Question | None:
         kind = event.get("type")
         if kind == "response.create":
-            return self._call(fields(event.get("response")))
+            return Question(self._call(fields(event.get("response"))))
         if kind == "input_audio_buffer.append":
             self._hear_sound(event.get("audio"))
         elif kind == "session.update":
@@ -103,7 +99,9 @@ class Realtime:
             return News("used", body=event)
         return None
 
-    def begun(self, news: News) -> Call:
+    def unasked(self, news: News) -> Call:
+        if news.what == "used":
+            return self._written_down(fields(news.body))
         call = self._call({})
         call.is_fixed, call.accepts_cap = True, False
         return call
@@ -118,12 +116,12 @@ class Realtime:
         said = _MOST_INPUT if call.usage is None else call.usage.output_tokens
         self._items.extra_tokens += min(said, call.sent_cap or call.declared_cap or said)
 
-    def used(self, news: News) -> Call:
+    def _written_down(self, found: Mapping[str, Any]) -> Call:
         transcription = self._setting("audio", "input", "transcription") or self._setting("input_audio_transcription")
         model = text_of(fields(transcription).get("model")) or "unknown"
-        call = Call(self._provider_name, "transcription", PATH, model, self._server_address)
+        call = Call(self._opened.provider_name, "transcription", PATH, model, self._opened.server_address)
         call.is_fixed, call.accepts_cap, call.has_audio, call.choices = True, False, True, 0
-        call.usage = usage = _read_transcription(call, fields(news.body).get("usage"))
+        call.usage = usage = _read_transcription(call, found.get("usage"))
         if usage is None:
             call.extra_input_tokens = self._sound_tokens() or _MOST_INPUT
         else:
@@ -136,8 +134,8 @@ class Realtime:
     # ── what the model has been shown ────────────────────────────────────────────────────────────────────────────
 
     def _call(self, response: Mapping[str, Any]) -> Call:
-        model = self._model or text_of(self._agreed.get("model")) or "unknown"
-        call = Call(self._provider_name, "realtime", PATH, model, self._server_address)
+        model = self._opened.model or text_of(self._agreed.get("model")) or "unknown"
+        call = Call(self._opened.provider_name, "realtime", PATH, model, self._opened.server_address)
         call.messages, call.cache_write = 1, "none"
         settings = {**self._agreed, **self._wanted}
         own = Sizes(_MEDIA_TOKENS)
@@ -151,7 +149,7 @@ class Realtime:
         if fields(settings.get("prompt")) or fields(response.get("prompt")):
             own.name_unbounded("prompt")
             call.fills_context = True
-        if self._is_joined:
+        if self._opened.is_joined:
             own.name_unbounded("call_id")
             call.fills_context = True
         items, sound = self._items, self._sound_tokens()

@@ -36,7 +36,7 @@ _PLAIN_CALL: Final = frozenset(("input", "max_output_tokens", "model"))
 
 _EARLIER: Final = re.compile(r"/responses/(?!(?:input_tokens|compact)$)([^/]+)(/cancel)?$")
 _UNFINISHED: Final = ("queued", "in_progress")
-_ENDS: Final = frozenset(("response.completed", "response.incomplete", "response.failed", "response.cancelled"))
+ENDS: Final = frozenset(("response.completed", "response.incomplete", "response.failed", "response.cancelled"))
 _BEGINNINGS: Final = frozenset(("response.created", "response.queued", "response.in_progress"))
 
 
@@ -131,7 +131,7 @@ class _EventReader:
             kind = fields(event).get("type")
         if type(kind) is not str:
             return False
-        if kind in _ENDS:
+        if kind in ENDS:
             self._ended = fields(event).get("response")
         elif self._begun is None and kind in _BEGINNINGS:
             self._begun = fields(event).get("response")

@@ -14,8 +14,10 @@ from farebox.providers import Metering, StreamReader, _openai_batches
 from farebox.providers._media import read_openai_part
 from farebox.providers._openai_batches import earlier_batch, noted
 from farebox.providers._openai_free import is_free
+from farebox.providers._openai_lanes import Lanes
 from farebox.providers._openai_realtime import PATH as REALTIME
 from farebox.providers._openai_realtime import Realtime
+from farebox.providers._openai_responses import PATH as RESPONSES
 from farebox.providers._openai_responses import earlier_answer
 from farebox.providers._openai_surfaces import SURFACES, surface_of
 from farebox.providers._openai_usage import (
@@ -95,14 +97,15 @@ class OpenAI:
         "openai.resources.realtime.translations.translations": "/realtime/translations",
         "openai.resources.beta.realtime.realtime": "/realtime",
         "openai.resources.responses.responses": "/responses",
-        "openai.resources.beta.responses.responses": "/responses",
+        # Agents and what is injected have an answer read more than its request says.
+        "openai.resources.beta.responses.responses": "/responses?beta=true",
         "openai.resources.live.live": "/live",
         "openai.resources.live.sideband": "/live",
         "openai.resources.live.forks": "/live",
     }
 
     #: Who reads what is said over them.
-    dialogues: Final = {REALTIME: Realtime}
+    dialogues: Final = {REALTIME: Realtime, RESPONSES: Lanes}
 
     def read_plain(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
         if not path.endswith(_CHAT):

@@ -66,7 +66,7 @@ StreamBilling = Literal["whole", "generated"]
 
 
 @attrs.define
-class _Call:
+class Call:
     """What is known of the request under way."""
 
     connection: Connection
@@ -125,20 +125,20 @@ class Exchange:
         if self.desk.serves(incoming):
             self.desk.answer(incoming, _body_of(incoming), connection)
             return
-        call = self._arrive(incoming, connection)
+        call = self.arrive(incoming, connection)
         try:
             self._respond(call)
         finally:
             self.gate.leave(call.ticket)
 
-    def _arrive(self, incoming: Incoming, connection: Connection) -> _Call:
+    def arrive(self, incoming: Incoming, connection: Connection) -> Call:
         """Number the request and draw its plan in one step, so that the order of arrival decides everything."""
         dialect = _dialect(incoming, self.others)
         body, ask, fault = self._read(incoming, dialect)
         with self._arrivals:
             request = self.log.add(incoming.method, incoming.path, incoming.headers, body, self.clock())
             plan = Plan() if ask is None else self.script.draw(ask.model, free=_is_free(dialect, request, ask))
-            return _Call(connection, dialect, request, incoming.query, ask, fault, plan, self.gate.arrive())
+            return Call(connection, dialect, request, incoming.query, ask, fault, plan, self.gate.arrive())
 
     def _read(self, incoming: Incoming, dialect: Dialect) -> tuple[dict[str, Any] | None, Ask | None, Fault | None]:
         """The body, what it asks for, and why it is refused."""
@@ -174,10 +174,10 @@ class Exchange:
             raise fault
         return price
 
-    def _respond(self, call: _Call) -> None:
+    def _respond(self, call: Call) -> None:
         plan = call.plan
         if not (call.ask is not None and call.ask.stream and call.ticket.after_chunks is not None):
-            self._pass_gate(call)
+            self.pass_gate(call)
         if plan.delay_seconds is not None and self.stopping.wait(plan.delay_seconds):
             raise Stopped
         fault, headers = call.fault, call.headers
@@ -199,28 +199,16 @@ class Exchange:
         else:
             self._answer(call, call.ask)
 
-    def _pass_gate(self, call: _Call) -> None:
+    def pass_gate(self, call: Call) -> None:
         call.ticket.passed.wait()
         if self.stopping.is_set():
             raise Stopped
 
-    def _answer(self, call: _Call, ask: Ask) -> None:
+    def _answer(self, call: Call, ask: Ask) -> None:
         """Charge, then say it: whole or as a stream, or not at all."""
-        plan, dialect = call.plan, call.dialect
-        answer = plan.answer(call.request) if callable(plan.answer) else plan.answer
-        if not isinstance(answer, Answer):
-            raise TypeError(f"the function given to answer() returned {answer!r}, not an Answer")
-        reply = compose(
-            answer,
-            ask,
-            self.tokenizer,
-            response_id=dialect.response_id(call.request.number),
-            created=int(self.clock()),
-            chunks=plan.chunks,
-        )
+        plan, reply = call.plan, self.composed(call, ask)
         grows = ask.stream and not ask.background and self._grows(plan)
-        line = self._charge(call, ask, reply, grows)
-        self.shelf.keep(ask, reply)
+        line = self.charge(call, ask, reply, grows)
         if plan.hang is not None:
             self._hang(call, plan.hang.seconds)
         if plan.drop is not None and plan.drop.after == "billing":
@@ -230,13 +218,29 @@ class Exchange:
         else:
             self._whole(call, ask, reply, line, plan.odd or Odd())
 
+    def composed(self, call: Call, ask: Ask) -> Reply:
+        """What the model says to it."""
+        answer = call.plan.answer(call.request) if callable(call.plan.answer) else call.plan.answer
+        if not isinstance(answer, Answer):
+            raise TypeError(f"the function given to answer() returned {answer!r}, not an Answer")
+        return compose(
+            answer,
+            ask,
+            self.tokenizer,
+            response_id=call.dialect.response_id(call.request.number),
+            created=int(self.clock()),
+            chunks=call.plan.chunks,
+        )
+
     def _grows(self, plan: Plan) -> bool:
         """Whether a stream is charged as it is generated. An answer that nobody gets to see was generated in full."""
         unseen = plan.hang is not None or (plan.drop is not None and plan.drop.after == "billing")
         whole = unseen or (plan.odd is not None and plan.odd.body is not None)
         return not whole and (self.stream_billing == "generated" or plan.pace_seconds is not None)
 
-    def _charge(self, call: _Call, ask: Ask, reply: Reply, grows: bool) -> int:
+    def charge(self, call: Call, ask: Ask, reply: Reply, grows: bool) -> int:
+        """Put an answer on the bill, where one that grows has no text yet, and keep it; the number of its line."""
+        self.shelf.keep(ask, reply)
         price = self._price(call.dialect, reply.model)
         number = self.till.charge(
             price,
@@ -271,7 +275,7 @@ class Exchange:
             self.till.charge(self._price(call.dialect, other.model), work)
         return number
 
-    def _look(self, call: _Call, ask: Ask) -> None:
+    def _look(self, call: Call, ask: Ask) -> None:
         """Answer what became of an earlier answer, whole or as a stream.  Nothing is charged."""
         stored = self.shelf.look(ask)
         self.log.answered(call.request.number, 200)
@@ -285,7 +289,7 @@ class Exchange:
             payload = _unfinished(call.dialect, stored.ask, stored.reply, stored.status)
             call.connection.answer_json(200, call.headers, payload)
 
-    def _hang(self, call: _Call, seconds: float | None) -> None:
+    def _hang(self, call: Call, seconds: float | None) -> None:
         until = None if seconds is None else time.monotonic() + seconds
         while until is None or time.monotonic() < until:
             if self.stopping.wait(LOOK_SECONDS):
@@ -293,11 +297,11 @@ class Exchange:
             if call.connection.gone():
                 raise ClientGone
 
-    def _whole(self, call: _Call, ask: Ask, reply: Reply, line: int, odd: Odd) -> None:
+    def _whole(self, call: Call, ask: Ask, reply: Reply, line: int, odd: Odd) -> None:
         """A plain answer, or the odd body of a stream, in one piece."""
         if ask.stream:
             content_type = "text/event-stream; charset=utf-8"
-            body = b"".join(event.encode() for event in self._events(call, ask, reply))
+            body = b"".join(event.encode() for event in self.events(call, ask, reply))
         else:
             content_type = "application/json"
             payload: Any = call.dialect.answer(ask, reply)
@@ -322,13 +326,13 @@ class Exchange:
             self.till.finish(line, False)
             raise
 
-    def _events(self, call: _Call, ask: Ask, reply: Reply) -> Iterator[Event]:
+    def events(self, call: Call, ask: Ask, reply: Reply) -> Iterator[Event]:
         events = call.dialect.events(ask, reply)
         if call.plan.odd is None:
             return events
         return call.plan.odd.events(events, call.dialect, ask, reply, call.request.request_id)
 
-    def _stream(self, call: _Call, ask: Ask, reply: Reply, line: int, grows: bool) -> None:
+    def _stream(self, call: Call, ask: Ask, reply: Reply, line: int, grows: bool) -> None:
         """Send event by event; a bill that grows does so before each is sent, and no more once the client has gone."""
         connection, plan, ticket = call.connection, call.plan, call.ticket
         content_type = (plan.odd and plan.odd.content_type) or "text/event-stream; charset=utf-8"
@@ -337,7 +341,7 @@ class Exchange:
         self.log.answered(call.request.number, 200)
         held = ticket.after_chunks is not None
         sent = 0
-        for event in self._events(call, ask, reply):
+        for event in self.events(call, ask, reply):
             if plan.drop is not None and sent == plan.drop.chunks:
                 break
             if held and sent == ticket.after_chunks:
@@ -366,7 +370,7 @@ class Exchange:
             self.till.finish(line, False)
             raise
 
-    def _wait_in_stream(self, call: _Call) -> None:
+    def _wait_in_stream(self, call: Call) -> None:
         while not call.ticket.passed.wait(LOOK_SECONDS):
             if call.connection.gone():
                 raise ClientGone

@@ -8,24 +8,28 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
+from farebox.testing._fake import lanes
 from farebox.testing._fake.answer import Answer, Tokenizer, count_tokens
 from farebox.testing._fake.bill import Bill, Till
 from farebox.testing._fake.dialect import Fault
 from farebox.testing._fake.exchange import Exchange, StreamBilling
 from farebox.testing._fake.gate import Gate
+from farebox.testing._fake.lanes import Lanes
 from farebox.testing._fake.odd import UNCHANGED, Body, Odd, StreamUsage
 from farebox.testing._fake.other import Other
 from farebox.testing._fake.prices import PRICES, Price
 from farebox.testing._fake.request import Request, RequestLog
 from farebox.testing._fake.script import Drop, DropAfter, Fail, Hang, Script
-from farebox.testing._fake.server import Server
+from farebox.testing._fake.server import Connection, Incoming, Server
+from farebox.testing._fake.websocket import WebSocket, wants_websocket
 
 
 class FakeProvider:
     """A local server that speaks the formats of OpenAI, Anthropic and Google and keeps its own bill.
 
-    OpenAI's chat completions, responses (also in the background, and asked after later), old completions and embeddings;
-    Anthropic's messages; Google's generateContent, embeddings, interactions, pictures, videos, batches and caches. All count tokens for free.
+    OpenAI's chat completions, responses (also in the background, asked after later, and over a websocket), old completions
+    and embeddings; Anthropic's messages; Google's generateContent, embeddings, interactions, pictures, videos, batches and
+    caches. All count tokens for free.
 
     >>> with FakeProvider() as provider:
     ...     provider.answer(output_tokens=20)
@@ -75,9 +79,15 @@ class FakeProvider:
         self._shelf = exchange.shelf
         self._desk = exchange.desk
         self._exchange = exchange
-        self._server = Server(exchange.serve, self._stopping)
+        self._server = Server(self._serve, self._stopping)
 
     # --- running ---------------------------------------------------------------------------------------------------
+
+    def _serve(self, incoming: Incoming, connection: Connection) -> None:
+        if wants_websocket(incoming) and incoming.path == lanes.PATH:
+            Lanes(self._exchange, WebSocket(incoming, connection), connection).converse()
+        else:
+            self._exchange.serve(incoming, connection)
 
     def start(self) -> FakeProvider:
         """Listen on a free loopback port. A provider runs once."""

@@ -49,6 +49,15 @@ class Connection:
     def send(self, data: bytes) -> None:
         self._sock.sendall(data)
 
+    def reader(self) -> BinaryIO:
+        """What the client sends from now on."""
+        return self._sock.makefile("rb")
+
+    def drop(self) -> None:
+        """Close it at once, in both directions."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
     def answer(self, status: int, headers: Mapping[str, str], body: bytes, *, cut_at: int | None = None) -> None:
         """Send a whole answer; with `cut_at` only that much of the body, and close."""
         head = _head(status, {**headers, "content-length": str(len(body))})
