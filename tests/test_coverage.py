@@ -44,7 +44,7 @@ def row(found: Coverage, provider: str, surface: str) -> Surface:
         ("openai", "beta.agents.sessions.create", "/agents/sessions", True, "unmetered"),
         ("openai", "decisions.create", "/decisions", False, "metered"),
         ("openai", "fine_tuning.jobs.create", "/fine_tuning/jobs", False, "unmetered"),
-        ("openai", "beta.threads.runs.create", "/threads/{thread_id}/runs", True, "unmetered"),
+        ("openai", "beta.threads.runs.create", "/threads/{thread_id}/runs", True, "metered"),
         ("anthropic", "messages.create", "/v1/messages", True, "metered"),
         ("anthropic", "messages.stream", "/v1/messages", True, "metered"),
         ("anthropic", "beta.messages.create", "/v1/messages", True, "metered"),

@@ -251,12 +251,12 @@ def test_ids_in_a_path_do_not_make_an_endpoint_of_their_own(provider: Any, open_
     client = open_client(OPENAI)
     with budget(calls=5), pytest.warns(UnmeteredWarning) as warned:
         ended = [
-            attempt(lambda path=f"/threads/thread_abcdef{number}/runs": client.post(path, cast_to=object, body={}))  # type: ignore[misc]
+            attempt(lambda path=f"/evals/eval_abcdef{number}/runs": client.post(path, cast_to=object, body={}))  # type: ignore[misc]
             for number in (1, 2)
         ]
     assert all("404" in str(end) for end in ended)
     assert len(warned) == 1
-    assert {record.endpoint for record in farebox.calls()} == {"/v1/threads/{id}/runs"}
+    assert {record.endpoint for record in farebox.calls()} == {"/v1/evals/{id}/runs"}
 
 
 def test_a_word_that_is_no_choice_is_refused() -> None:

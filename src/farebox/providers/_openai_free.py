@@ -7,7 +7,8 @@ from typing import Final
 
 #: What costs nothing by OpenAI's pricing (https://developers.openai.com/api/docs/pricing, read 2026-11-21): counting, looking
 #: at, changing, stopping and naming things, files, moderation.  An agent costs what its sessions do and nothing by itself
-#: (https://apidog.com/blog/openai-agents-api/, read 2026-11-30).
+#: (https://apidog.com/blog/openai-agents-api/, read 2026-11-30), and what a run does with what its tools answered was held when
+#: it began.
 #:
 #: Not among them, since the request says neither what they will cost nor when they have:
 #:   what is kept at a price per day or minute   vector stores and their files, environments that are warmed up
@@ -20,7 +21,7 @@ _FREE: Final = re.compile(
         moderations | files | uploads(?:/[^/]+/(?:parts|complete|cancel))?
       | responses/(?:input_tokens|[^/]+/cancel) | chat/completions/[^/]+ | batches/[^/]+/cancel
       | conversations(?:/[^/]+(?:/items)?)?
-      | assistants(?:/[^/]+)? | threads(?:/(?!runs$)[^/]+(?:/messages(?:/[^/]+)?|/runs/[^/]+(?:/cancel)?)?)?
+      | assistants(?:/[^/]+)? | threads(?:/(?!runs$)[^/]+(?:/messages(?:/[^/]+)?|/runs/[^/]+(?:/(?:cancel|submit_tool_outputs))?)?)?
       | containers/[^/]+/files | audio/voice_consents(?:/[^/]+)?
       | fine_tuning/(?:jobs/[^/]+/(?:cancel|pause|resume)|alpha/graders/validate|checkpoints/[^/]+/permissions)
       | evals(?:/[^/]+(?:/runs/[^/]+/cancel)?)? | chatkit/sessions/[^/]+/cancel

@@ -15,6 +15,7 @@ from farebox.providers import (
     _openai_embeddings,
     _openai_images,
     _openai_responses,
+    _openai_runs,
     _openai_videos,
 )
 
@@ -52,10 +53,12 @@ SURFACES: Final[dict[str, Surface]] = {
     **{path: _openai_videos.Videos(path) for path in _VIDEOS},
     _openai_videos.CONTAINERS: _openai_videos.Containers(),
     _openai_batches.PATH: _openai_batches.SURFACE,
+    _openai_runs.PATH: _openai_runs.SURFACE,
 }
 
 
 def surface_of(path: str) -> Surface | None:
     """The endpoint that a path is of, by its last part or its last two; None for one that is not here."""
     last = path.rfind("/")
-    return SURFACES.get(path[last:]) or SURFACES.get(path[path.rfind("/", 0, last) :])
+    found = SURFACES.get(path[last:]) or SURFACES.get(path[path.rfind("/", 0, last) :])
+    return _openai_runs.SURFACE if found is None and _openai_runs.is_run(path) else found

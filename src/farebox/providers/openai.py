@@ -19,6 +19,7 @@ from farebox.providers._openai_realtime import PATH as REALTIME
 from farebox.providers._openai_realtime import Realtime
 from farebox.providers._openai_responses import PATH as RESPONSES
 from farebox.providers._openai_responses import earlier_answer
+from farebox.providers._openai_runs import earlier_run
 from farebox.providers._openai_surfaces import SURFACES, surface_of
 from farebox.providers._openai_usage import (
     CHAT,
@@ -233,8 +234,9 @@ class OpenAI:
         return _ChatReader(call) if call.endpoint == _CHAT else SURFACES[call.endpoint].stream_reader(call)
 
     def answers(self, path: str, method: str) -> str:
-        """The id of the earlier response, video or batch that a request asks after, "" for any other request."""
-        return earlier_answer(path, method) or earlier_video(path, method) or earlier_batch(path, method)
+        """The id of the earlier response, video, batch or run that a request asks after, "" for any other request."""
+        earlier = earlier_answer(path, method) or earlier_video(path, method) or earlier_batch(path, method)
+        return earlier or earlier_run(path, method)
 
     def noted(self, path: str, body: Mapping[str, Any], server_address: str) -> Callable[[Any], None] | None:
         """What to do with the answer to a request that is free, and is remembered; None for any other."""

@@ -34,17 +34,17 @@ from farebox.testing._fake.other import ASK, Other
 from farebox.testing._fake.prices import Price, price_of
 from farebox.testing._fake.request import Request, RequestLog
 from farebox.testing._fake.responses import Responses
+from farebox.testing._fake.runs import Runs
 from farebox.testing._fake.script import Plan, Script
 from farebox.testing._fake.server import ClientGone, Connection, Incoming, Stopped, chunk, stream_head
 from farebox.testing._fake.stored import Shelf
 from farebox.testing._fake.videos import Containers, Videos
 
-RESPONSES = Responses()
 DIALECTS: tuple[Dialect, ...] = (
     Chat(),
     Messages(),
     CloudMessages(),
-    RESPONSES,
+    Responses(),
     Completions(),
     Embeddings(),
     Decisions(),
@@ -53,6 +53,7 @@ DIALECTS: tuple[Dialect, ...] = (
     Transcriptions(),
     Videos(),
     Containers(),
+    Runs(),
     Interactions(),
     GooglePictures(),
     GoogleVideos(),
@@ -279,8 +280,9 @@ class Exchange:
         """Answer what became of an earlier answer, whole or as a stream.  Nothing is charged."""
         stored = self.shelf.look(ask)
         self.log.answered(call.request.number, 200)
-        if "stream=true" in call.query.lower():
-            body = b"".join(event.encode() for event in RESPONSES.events(stored.ask, stored.reply))
+        if "stream=true" in call.query.lower() or ask.stream:
+            seen = attrs.evolve(stored.ask, looks_at=ask.looks_at)
+            body = b"".join(event.encode() for event in call.dialect.events(seen, stored.reply))
             call.connection.answer(200, {"content-type": "text/event-stream; charset=utf-8", **call.headers}, body)
         elif stored.status is None:
             payload: Any = call.dialect.answer(stored.ask, stored.reply)
@@ -390,7 +392,7 @@ def _dialect(incoming: Incoming, others: Sequence[Dialect]) -> Dialect:
 
 def _unfinished(dialect: Dialect, ask: Ask, reply: Reply, status: str) -> dict[str, Any]:
     """An answer that is made in the background and not there yet, or has failed."""
-    assert isinstance(dialect, Responses | Videos | GoogleVideos)
+    assert isinstance(dialect, Responses | Videos | Runs | GoogleVideos)
     return dialect.unfinished(ask, reply, status)
 
 
