@@ -183,22 +183,20 @@ def weigh(text: str) -> tuple[int, int, int, int]:
             if es * _LETTERS_PER_E >= looked_at - sample.count(b" "):
                 if signs * 5 >= looked_at:
                     return size, 0, 0, 0
-                return _weigh_words(text, es * _ENGLISH_BYTES_PER_E >= looked_at, is_code=signs * 8 >= looked_at)
+                window = min(size, _WINDOW)
+                start = (size - window) // 2
+                end = start + window
+                if (
+                    es * _ENGLISH_BYTES_PER_E >= looked_at
+                    and text.count("the", start, end) * _ENGLISH_BYTES_PER_THE >= window
+                ):
+                    return size, 0, size, 0
+                if signs * 8 < looked_at:  # no code
+                    words = text.count(" of ", start, end) + text.count(" and ", start, end)
+                    if words * _ENGLISH_BYTES_PER_WORD < window:
+                        return size, size // 3, 0, 0  # another tongue: a half and a sixth
+                return size, 0, 0, 0
     return size, size, 0, 0
-
-
-def _weigh_words(text: str, may_be_english: bool, *, is_code: bool) -> tuple[int, int, int, int]:
-    size = len(text)
-    window = min(size, _WINDOW)
-    start = (size - window) // 2
-    end = start + window
-    if may_be_english and text.count("the", start, end) * _ENGLISH_BYTES_PER_THE >= window:
-        return size, 0, size, 0
-    if not is_code:
-        words = text.count(" of ", start, end) + text.count(" and ", start, end)
-        if words * _ENGLISH_BYTES_PER_WORD < window:
-            return size, size // 3, 0, 0  # another tongue: a half and a sixth
-    return size, 0, 0, 0
 
 
 AnySet = frozenset[str] | set[str]
