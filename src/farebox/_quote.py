@@ -16,7 +16,7 @@ from farebox._needs import PRIOR_TOKENS, PRIOR_TOKENS_REASONING, Site
 from farebox._plan import Plan, owner_of, this_thread
 from farebox.ledgers import NO_LIMIT, Need
 from farebox.on_exceed import Rewrite
-from farebox.prices import Rates, Tariff
+from farebox.prices import NO_TARIFF, Rates, Tariff
 from farebox.prices.bounds import proven_tokens
 from farebox.prices.limits import ModelLimits, model_limits
 
@@ -42,7 +42,10 @@ def quote(call: Call, frame: Frame | None) -> Plan:
     if state.standing or (frame is not None and frame.standing):
         frame = _standing.join(frame, call, state)
     model = call.sent_model or call.request_model
-    tariff = state.card.tariff(call.provider_name, model, call.tier, call.cache_write, call.started_at_seconds)
+    names, at = (call.provider_name, model, call.tier, call.cache_write), call.started_at_seconds
+    tariff = state.card.tariffs.get(names, NO_TARIFF)
+    if not tariff.holds_from <= at < tariff.holds_until:
+        tariff = state.card.tariff(*names, at)
     rates, is_plain, choices = tariff.rates, call.is_plain, call.choices
 
     # The input, and what a token of output costs.

@@ -81,6 +81,7 @@ class Seam(Patches):
     def __init__(self, provider: Provider) -> None:
         super().__init__(provider)
         self.read_plain: Callable[..., Call | None] | None = getattr(provider, "read_plain", None)
+        self.read_plain_answer: Callable[..., bool] | None = getattr(provider, "read_plain_answer", None)
         self._sockets = Sockets(self)
 
     def install(self) -> None:
@@ -361,6 +362,10 @@ class Seam(Patches):
         if answer is not None:
             # What the caller gets is the answer, or what is made of it.
             call.request_id = getattr(result, "__dict__", {}).get("_request_id") or ""
+            read = self.read_plain_answer
+            if read is not None and link.provider is self.provider and call.is_plain and read(call, answer):
+                end_call(call, "completed")
+                return
         else:
             response = getattr(result, "http_response", result)
             if hasattr(response, "iter_bytes") and hasattr(response, "headers"):

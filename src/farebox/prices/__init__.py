@@ -11,9 +11,19 @@ model that neither knows has no rates (`None`), never a price of zero.  What a m
 """
 
 from farebox.prices import ladders
-from farebox.prices._card import RateCard, Tariff
+from farebox.prices._card import NO_TARIFF, RateCard, Tariff
 from farebox.prices._manual import ManualPrice, read_prices
 from farebox.prices._rates import Rates
 from farebox.prices.limits import ModelLimits, model_limits
 
-__all__ = ["ManualPrice", "ModelLimits", "RateCard", "Rates", "Tariff", "ladders", "model_limits", "read_prices"]
+__all__ = [
+    "NO_TARIFF",
+    "ManualPrice",
+    "ModelLimits",
+    "RateCard",
+    "Rates",
+    "Tariff",
+    "ladders",
+    "model_limits",
+    "read_prices",
+]

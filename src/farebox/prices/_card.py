@@ -61,6 +61,9 @@ class Tariff:
     holds_until: float = -math.inf
 
 
+#: Holds at no instant.
+NO_TARIFF: Final = Tariff(limits=model_limits("", ""))
+
 #: How long after its start a call may be billed: prices that change meanwhile are in its bound.
 _HORIZON_SECONDS: Final = 3600.0
 
@@ -112,11 +115,31 @@ class RateCard:
         return self._look_ahead(key, now, at)
 
     def tariff(self, provider_name: str, model: str, tier: str, cache_write: CacheWrite, at: float) -> Tariff:
-        """What bounds a call that starts at `at` (epoch seconds); the arguments are those of `find_dearest` and `Rates.bound`."""
-        found = self._tariffs.get((provider_name, model, tier, cache_write))
-        if found is not None and found.holds_from <= at < found.holds_until:
-            return found
-        return self._make_tariff(provider_name, model, tier, cache_write, at)
+        """What bounds a call that starts at `at` (epoch seconds); the arguments are those of `find_dearest` and `Rates.bound`.
+
+        Looked at first is `tariffs`, under the same four names.
+        """
+        tariffs, limits = self.tariffs, model_limits(provider_name, self.deployments.get(model, model))
+        now = self.find(provider_name, model, at, tier)
+        if now is None:
+            return Tariff(limits=limits)
+        rates = self.find_dearest(provider_name, model, at, _HORIZON_SECONDS, tier)
+        first = now.steps[0]
+        tariff = Tariff(
+            limits=limits,
+            rates=rates,
+            most_input_tokens=now.steps[1].above if len(now.steps) > 1 else MOST_NANOS,
+            request_picos=now.request_picos,
+            input_picos=first.input_bound(cache_write),
+            output_nanos=-(-first.output_bound // PICOS_PER_NANO),
+            holds_from=now.valid_from,
+            holds_until=now.valid_until - _HORIZON_SECONDS,
+        )
+        if at >= tariff.holds_until:  # prices change soon: what is dearest is asked anew each time
+            return attrs.evolve(tariff, most_input_tokens=-1)
+        if max(map(len, (provider_name, model, tier))) <= LONGEST_NAME:
+            _keep(tariffs, (provider_name, model, tier, cache_write), tariff)
+        return tariff
 
     def find_served(
         self, provider_name: str, model: str, response_model: str, at: float, tier: str = ""
@@ -229,29 +252,6 @@ class RateCard:
             _keep(unknown, key, _unknown_until(key, at))
         return rates
 
-    def _make_tariff(self, provider_name: str, model: str, tier: str, cache_write: CacheWrite, at: float) -> Tariff:
-        tariffs, limits = self._tariffs, model_limits(provider_name, self.deployments.get(model, model))
-        now = self.find(provider_name, model, at, tier)
-        if now is None:
-            return Tariff(limits=limits)
-        rates = self.find_dearest(provider_name, model, at, _HORIZON_SECONDS, tier)
-        first = now.steps[0]
-        tariff = Tariff(
-            limits=limits,
-            rates=rates,
-            most_input_tokens=now.steps[1].above if len(now.steps) > 1 else MOST_NANOS,
-            request_picos=now.request_picos,
-            input_picos=first.input_bound(cache_write),
-            output_nanos=-(-first.output_bound // PICOS_PER_NANO),
-            holds_from=now.valid_from,
-            holds_until=now.valid_until - _HORIZON_SECONDS,
-        )
-        if at >= tariff.holds_until:  # prices change soon: what is dearest is asked anew each time
-            return attrs.evolve(tariff, most_input_tokens=-1)
-        if max(map(len, (provider_name, model, tier))) <= LONGEST_NAME:
-            _keep(tariffs, (provider_name, model, tier, cache_write), tariff)
-        return tariff
-
     def _look_ahead(self, key: _AheadKey, now: Rates, at: float) -> Rates:
         cache = self._ahead
         provider_name, model, tier, horizon = key
@@ -299,7 +299,8 @@ class RateCard:
     def _forget(self) -> None:
         self._rates: dict[_Key, Rates] = {}
         self._served: dict[tuple[str, str, str, str], Rates] = {}
-        self._tariffs: dict[tuple[str, str, str, str], Tariff] = {}
+        #: What `tariff` has found, for the instants that it holds for.
+        self.tariffs: dict[tuple[str, str, str, str], Tariff] = {}
         self._unknown: dict[_Key, float] = {}  # until when
         self._ahead: dict[_AheadKey, _Ahead] = {}
         self._stand_ins: dict[_Key, Rates] = {}

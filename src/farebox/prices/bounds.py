@@ -60,7 +60,7 @@ class InputEstimate:
     def tokens(self, call: Call) -> int:
         """Most input tokens that `call` is held for."""
         tokens = (call.text_bytes + call.dense_bytes + 1) // 2 + call.extra_input_tokens
-        if call.english_bytes and _MARKS_WORDS not in call.model:
+        if call.english_bytes and _MARKS_WORDS not in (call.sent_model or call.request_model):
             tokens -= call.english_bytes // 6  # a third in place of a half
         if call.sent_model:
             tokens += _repictured(call)

@@ -230,6 +230,8 @@ class OpenAI:
         if usage is not None:
             call.usage = read_usage(call, usage, CHAT, web_searches=call.most_web_searches)
 
+    read_plain_answer = staticmethod(read_plain_answer)
+
     def stream_reader(self, call: Call) -> StreamReader:
         return _ChatReader(call) if call.endpoint == _CHAT else SURFACES[call.endpoint].stream_reader(call)
 
