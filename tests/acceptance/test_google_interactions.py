@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ pytest.importorskip("google.genai", reason="google-genai is not installed")
 from google import genai
 
 import farebox
-from farebox import BudgetExceeded, budget, instrument, uninstrument
+from farebox import BudgetExceeded, budget, instrument, report, uninstrument
 from farebox.errors import UnmeteredCall
 from farebox.testing import FakeProvider, Price
 from tests.acceptance.google_clients import run
@@ -223,10 +224,95 @@ def test_what_it_goes_on_from_is_part_of_the_bound(client: Any, provider: Any) -
 
 
 @metered
-def test_an_agent_is_not_read_and_so_refused_under_a_limit(client: Any, provider: Any) -> None:
-    with budget(usd=1), pytest.raises(UnmeteredCall, match="interactions"):
-        client.interactions.create(agent="deep-research-pro", input="hello")
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        (None, "no limit is known"),
+        ({"type": "deep-research"}, "no limit is known"),
+        ({"type": "antigravity"}, "both of them"),
+        ({"type": "antigravity", "max_total_tokens": 5_000}, "both of them"),
+        ({"type": "antigravity", "model": LITE}, "both of them"),
+    ],
+)
+def test_an_agent_without_a_limit_is_refused_under_one_with_the_reason(
+    config: Any, why: str, client: Any, provider: Any
+) -> None:
+    said = {} if config is None else {"agent_config": config}
+    with budget(usd=1), pytest.raises(UnmeteredCall, match=why):
+        client.interactions.create(agent="deep-research-pro", input="hello", **said)
     assert not provider.requests
+
+
+def agent(**changes: Any) -> dict[str, Any]:
+    config = {"type": "antigravity", "max_total_tokens": 2_000, "model": LITE}
+    said = {"agent": "antigravity-preview-09-2026", "input": "hello there", "agent_config": config, **changes}
+    return {"tools": [{"type": "code_execution"}], **said}
+
+
+def ask_agent(client: Any) -> None:
+    assert client.interactions.create(**agent()).steps
+
+
+def ask_agent_async(client: Any) -> None:
+    assert run(client, lambda aio: aio.interactions.create(**agent())).steps
+
+
+def stream_agent(client: Any) -> None:
+    assert len(list(client.interactions.create(**agent(stream=True)))) > 3
+
+
+AGENT_WAYS = [("sync", ask_agent), ("stream", stream_agent), ("async", ask_agent_async)]
+
+
+@metered
+@pytest.mark.surface("google-genai interactions with an agent", kind="{kind}", proves=["exact", "unbroken", "refused"])
+@pytest.mark.parametrize("tokens", [300, 5_000])  # within its limit, and cut at it
+@pytest.mark.parametrize(("kind", "ask"), AGENT_WAYS)
+def test_an_agent_with_a_limit_is_held_for_all_of_it_and_paid_by_its_usage(
+    tokens: int, kind: str, ask: Any, client: Any, provider: Any
+) -> None:
+    provider.answer(output_tokens=tokens)
+    # 2,000 tokens and a little more, at 0.40 per million.
+    with budget(usd="0.0008"), pytest.raises(BudgetExceeded), GOOGLE.client(provider) as another:
+        ask(another)
+    assert not provider.requests
+    with budget(usd="0.00082", tokens=2_036) as paid:
+        ask(client)
+    assert paid.spent_usd == provider.bill.usd > 0
+    record = farebox.calls()[-1]
+    assert (record.operation_name, record.cost_source, record.doubt) == ("invoke_agent", "list", "")
+    assert record.usage is not None
+    assert record.usage.total_tokens == provider.bill.tokens
+    assert report().total.reserved_usd == 0
+
+
+@metered
+def test_searches_of_an_agent_are_held_unless_its_tools_are_named(client: Any, provider: Any) -> None:
+    provider.answer(output_tokens=300, web_searches=4)
+    said = {name: value for name, value in agent().items() if name != "tools"}
+    with budget(usd=1) as paid:
+        client.interactions.create(**said)
+    # One for each 256 tokens of its limit, at 35 a thousand.
+    assert only_record().bound_usd >= 8 * Decimal("0.035")
+    assert paid.spent_usd == provider.bill.usd > Decimal("0.035")
+
+
+@metered
+def test_an_agent_in_the_background_stays_held_until_it_is_looked_at(client: Any, provider: Any) -> None:
+    provider.answer(output_tokens=20)
+    answers: list[dict[str, Any]] = []
+
+    def put_off(payload: dict[str, Any]) -> dict[str, Any]:
+        answers.append(payload)
+        return {"id": payload["id"], "object": "interaction", "status": "in_progress", "agent": payload["agent"]}
+
+    provider.odd(edit=put_off)
+    with budget(usd=1) as paid:
+        name = client.interactions.create(**agent(background=True)).id
+        assert paid.reserved_usd > 0 == paid.spent_usd
+        provider.serve(f"/v1/interactions/{name}", answers[0])
+        assert client.interactions.get(name).status == "completed"
+        assert (paid.reserved_usd, paid.spent_usd) == (0, provider.bill.usd)
 
 
 def test_one_client_is_metered_by_itself(provider: Any, client: Any) -> None:

@@ -1,7 +1,7 @@
 """Google's wire format: interactions, whose answer is a row of steps and can be made in the background.
 
-Field names: google-genai 3.6.1, `_gaos/types/interactions/` (read 2026-11-29).  What an agent does has no bound and no price
-here: only interactions with a model are read.
+Field names: google-genai 3.6.1, `_gaos/types/interactions/` (read 2026-11-29).  Those with an agent are in
+`_google_agents`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from farebox._call import Call
+from farebox.providers._google_agents import read_agent_request
 from farebox.providers._google_parts import MOST_MEDIA_TOKENS, draws, media_part
 from farebox.providers._google_usage import read_usage
 from farebox.providers._reading import MOST_TOKENS, Part, Sizes, fields, listed, text_of, texts, whole_number
@@ -56,9 +57,13 @@ _BY_MODALITY: Final = {
 }
 
 
-def read_interaction_request(provider_name: str, body: Mapping[str, Any], server_address: str) -> Call | None:
-    """The call that a request for an interaction with a model makes; None for any other."""
+def read_interaction_request(
+    provider_name: str, path: str, body: Mapping[str, Any], server_address: str
+) -> Call | None:
+    """The call that a request for an interaction makes; None for one that asks nothing."""
     model, asked = text_of(body.get("model")), body.get("input")
+    if not model and body.get("agent") is not None:
+        return read_agent_request(provider_name, path, body, server_address)
     if not model or not asked:
         return None
     call = Call(
@@ -187,7 +192,7 @@ def read_interaction(call: Call, found: Mapping[str, Any]) -> None:
         call.response_id = name[:200]
     if type(model) is str:
         call.response_model = model[:200]
-    call.is_cut = status == "incomplete"
+    call.is_cut = status in ("incomplete", "budget_exceeded")
     usage = found.get("usage")
     if usage is None:
         call.is_pending = status in _UNFINISHED

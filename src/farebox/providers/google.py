@@ -119,7 +119,7 @@ class Google:
     def read_request(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
         name = self.name
         if path.endswith(INTERACTIONS):
-            return read_interaction_request(name, body, server_address)
+            return read_interaction_request(name, path, body, server_address)
         if path == _CHAT:
             model, verb, body = text_of(body.get("model")), "generateContent", _as_contents(body)
         else:
@@ -247,15 +247,15 @@ class Google:
         return rows_in(file, self._row_reader(self.name, ""))
 
     def read_answer(self, call: Call, answer: Any) -> None:
+        if call.is_unmetered:
+            READER.read_answer(call, answer)
+            return
         if call.operation_name == BATCH:
             read_batch_answer(call, answer, self.read_answer)
             return
         found = fields(answer)
         if call.endpoint == _INTERACTIONS:
             read_interaction(call, found)
-            return
-        if call.is_unmetered:
-            READER.read_answer(call, answer)
             return
         read = _READ_BY.get(call.operation_name)
         if read is not None:
@@ -268,6 +268,8 @@ class Google:
             call.usage = read_usage(call, usage, searches(call, [found]))
 
     def stream_reader(self, call: Call) -> StreamReader:
+        if call.is_unmetered:
+            return READER
         if call.endpoint == _INTERACTIONS:
             return EventReader(call)
         return NoStream() if call.operation_name in _READ_BY else ChunkReader(call)

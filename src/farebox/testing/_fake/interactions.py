@@ -16,7 +16,7 @@ MOST_SEARCHES = 10
 
 
 class Interactions(Google):
-    """An interaction with a model; with an agent there is none here."""
+    """An interaction with a model, or with an agent that says of which model it may use how much."""
 
     free_paths: tuple[str, ...] = ()
 
@@ -27,7 +27,8 @@ class Interactions(Google):
         return f"interaction_fake_{number:06d}"
 
     def read(self, path: str, body: dict[str, Any], count: Count) -> Ask:
-        model, asked = body.get("model"), body.get("input")
+        limits = body.get("agent_config") or {}
+        model, asked = limits.get("model", body.get("model")), body.get("input")
         if not isinstance(model, str) or not asked:
             raise Fault(400, "model and input are required")
         config = body.get("generation_config") or {}
@@ -41,8 +42,13 @@ class Interactions(Google):
             model=model, stream=body.get("stream") is True, cap=cap, choices=1, wants_usage=True, input_tokens=tokens
         )
         searching = any(tool.get("type") == "google_search" for tool in tools)
+        if body.get("agent"):
+            cap = max(0, int(limits["max_total_tokens"]) - tokens)
+            searching = searching or "tools" not in body
         return attrs.evolve(
             ask,
+            cap=cap,
+            form=body.get("agent") or "",
             most_searches=MOST_SEARCHES if searching else 0,
             is_stored=body.get("store") is not False,
             previous_id=body.get("previous_interaction_id") or "",
@@ -65,15 +71,16 @@ class Interactions(Google):
 
     def answer(self, ask: Ask, reply: Reply) -> dict[str, Any]:
         said = {"type": "model_output", "content": [{"type": "text", "text": reply.text}]}
+        cut = "budget_exceeded" if ask.form else "incomplete"
         return {
-            **_head(reply),
-            "status": "incomplete" if reply.cut else "completed",
+            **_head(ask, reply),
+            "status": cut if reply.cut else "completed",
             "steps": [said],
             "usage": self.usage(reply, reply.output_tokens),
         }
 
     def events(self, ask: Ask, reply: Reply) -> Iterator[Event]:
-        yield _event("interaction.created", interaction={**_head(reply), "status": "in_progress"})
+        yield _event("interaction.created", interaction={**_head(ask, reply), "status": "in_progress"})
         yield _event("step.start", index=0, step={"type": "model_output", "content": []})
         for piece in reply.pieces:
             payload = {"event_type": "step.delta", "index": 0, "delta": {"type": "text", "text": piece.text}}
@@ -86,8 +93,9 @@ class Interactions(Google):
         return _event("error", error={"code": str(fault.status), "message": fault.message})
 
 
-def _head(reply: Reply) -> dict[str, Any]:
-    return {"id": reply.response_id, "object": "interaction", "model": reply.model}
+def _head(ask: Ask, reply: Reply) -> dict[str, Any]:
+    who = {"agent": ask.form} if ask.form else {"model": reply.model}
+    return {"id": reply.response_id, "object": "interaction", **who}
 
 
 def _event(name: str, **fields: Any) -> Event:
