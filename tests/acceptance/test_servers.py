@@ -29,6 +29,7 @@ USD = Decimal(1)
 MILLION = 10**6
 MODELS = (
     "deepseek-chat deepseek-flash prod-chat llama3.2 cheap openai/gpt-4o-mini openai/gpt-4o-mini:online meta-llama/x:free "
+    "google/gemini-2.5-flash-image google/gemini-3-pro-image-preview google/gemini-3.1-flash-image openai/gpt-5-image "
     "qwen-max openrouter/auto grok-4 gpt-4o-mini gpt-4o claude-haiku-4-5 nobody-knows"
 ).split()
 
@@ -266,6 +267,34 @@ def test_a_free_variant_is_free_and_a_searching_one_is_held_with_its_fee(provide
     with budget(usd="0.1"):
         ask(to(ROUTER), "openai/gpt-4o-mini:online")
     assert farebox.calls()[-1].bound_usd > Decimal("0.02")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("model", "text", "picture"),
+    [
+        ("google/gemini-2.5-flash-image", "2.5", 30),
+        ("google/gemini-3-pro-image-preview", 12, 120),
+        ("google/gemini-3.1-flash-image", 3, 60),
+        ("openai/gpt-5-image", 10, 40),
+    ],
+)
+def test_a_picture_that_openrouter_has_drawn_is_held_and_paid_at_its_own_price(
+    provider: Any, to: Any, model: str, text: Any, picture: int, stream: bool
+) -> None:
+    """What of an answer is a picture its details say; without them all of it may be."""
+    provider.answer(output_tokens=100, input_tokens=20)
+    for drawn in (None, 75):
+        details = {} if drawn is None else {"completion_tokens_details": {"image_tokens": drawn, "reasoning_tokens": 0}}
+        provider.odd(usage=lambda usage, details=details: {**usage, **details})
+        with budget(usd=1) as b:
+            answer = ask(to(ROUTER), model, stream=stream)
+            list(answer) if stream else None
+        call = farebox.calls()[-1]
+        out = 100 * picture if drawn is None else 75 * picture + 25 * Decimal(text)
+        assert 0 < call.usd - out / Decimal(MILLION) <= 20 * 10 / Decimal(MILLION)
+        assert call.bound_usd >= 100 * picture / Decimal(MILLION)
+        assert b.debt_usd == 0
 
 
 # ── gateways and machines of one's own ───────────────────────────────────────────────────────────────────────────

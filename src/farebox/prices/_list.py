@@ -230,6 +230,8 @@ def _steps(entry: Entry, moment: datetime, context: Mapping[str, str], times: Fr
     }
     for key, usd in _overlay.corrections(entry.owner, entry.asked).items():
         listed[key] = Decimal(usd)
+    if entry.owner == "openrouter" and "-image" in entry.asked:
+        listed.setdefault("output_image", Decimal(_overlay.DRAWN))
     known = {
         above: {
             key: _times(_picos(_price_above(value, above), _PICOS_PER_USD_PER_MILLION), times)

@@ -97,7 +97,26 @@ CORRECTIONS: Final = (
         "openai", "gpt-4o-mini-audio-preview", {"input_audio": "10", "output_audio": "20"},
         _OPENAI_MODELS + "gpt-4o-mini-audio-preview", "2026-11-21",
     ),
+    # Resold at their makers' prices, and listed without that of pictures.
+    *(
+        Correction("openrouter", f"google/{model}", {"output_image": usd}, "genai-prices 0.2.3, the same model of Google's", "2026-11-30")
+        for model, usd in (
+            ("gemini-2.5-flash-image", "30"), ("gemini-3-pro-image", "120"), ("gemini-3.1-flash-image", "60"),
+            ("gemini-3.1-flash-lite-image", "30"),
+        )
+    ),
+    *(
+        Correction(
+            "openrouter", f"openai/{model}", {"output_image": "40"},
+            "not verified: the dearest of OpenAI's own models that draw, gpt-image-1 (genai-prices 0.2.3)", "2026-11-30",
+        )
+        for model in ("gpt-5-image", "gpt-5.4-image")
+    ),
 )  # fmt: skip
+
+#: USD per million tokens of pictures that come out of a model which draws, by its name, and has no price of them: the most
+#: that anybody asks, Google for Gemini 3 Pro Image (genai-prices 0.2.3, read 2026-11-30).
+DRAWN: Final = "120"
 
 # Names that mean the standard price.
 STANDARD_TIERS: Final = frozenset({"", "default", "standard", "standard_only", "on_demand", "unspecified"})

@@ -49,6 +49,12 @@ class Compatible:
             call.extra_input_tokens += _WEB_SEARCH_TOKENS
             call.proven_input_tokens += _WEB_SEARCH_TOKENS
             call.unbounded = (*call.unbounded, "model (:online)")
+        if self._draws(call):
+            call.is_plain, call.has_images = False, True
+
+    def _draws(self, call: Call) -> bool:
+        """Whether pictures may come out, asked for or not: their tokens have a price of their own."""
+        return self.name == "openrouter" and "-image" in call.model
 
     def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
         """As the vendor's, without what this server refuses."""
@@ -97,6 +103,9 @@ class Compatible:
         hidden = total - read - written if type(total) is int else 0
         if written >= 0 and 0 < hidden <= MOST_TOKENS and (self.name in _REASON_APART or hidden == reasoned):
             changes["completion_tokens"] = written + hidden
+        said = fields(found.get("completion_tokens_details"))
+        if self._draws(call) and said.get("image_tokens") is None:
+            changes["completion_tokens_details"] = {**said, "image_tokens": written, "reasoning_tokens": 0}
         return {**found, **changes} if changes else usage
 
     def _look(self, call: Call) -> None:

@@ -136,7 +136,7 @@ def read_usage(call: Call, usage: Any, names: Names, *, web_searches: int = 0) -
         cached, written = count(into, "cached_tokens"), count(into, "cache_write_tokens")
         long_lived = count(fields(into.get("cache_write_tokens_details")), "ttl_12h_tokens")
         audio, images = count(into, "audio_tokens"), count(into, "image_tokens")
-        reasoning, spoken = count(out, "reasoning_tokens"), count(out, "audio_tokens")
+        reasoning, spoken, drawn = (count(out, f"{kind}_tokens") for kind in ("reasoning", "audio", "image"))
     except UnreadableUsage as reason:
         call.doubt = str(reason)
         return None
@@ -145,8 +145,9 @@ def read_usage(call: Call, usage: Any, names: Names, *, web_searches: int = 0) -
     if cached + written + audio + images > whole_input or long_lived > written:
         cached = written = long_lived = 0
         audio, images = min(audio, whole_input), max(0, min(images, whole_input - audio))
-    if reasoning + spoken > whole_output:
-        reasoning, spoken = 0, min(spoken, whole_output)
+    if reasoning + spoken + drawn > whole_output:
+        reasoning, drawn = 0, min(drawn, whole_output)
+        spoken = min(spoken, whole_output - drawn)
     return Usage(
         uncached_input_tokens=whole_input - cached - written - audio - images,
         cache_read_tokens=cached,
@@ -154,9 +155,10 @@ def read_usage(call: Call, usage: Any, names: Names, *, web_searches: int = 0) -
         cache_write_12h_tokens=long_lived,
         input_audio_tokens=audio,
         input_image_tokens=images,
-        visible_output_tokens=whole_output - reasoning - spoken,
+        visible_output_tokens=whole_output - reasoning - spoken - drawn,
         reasoning_tokens=reasoning,
         output_audio_tokens=spoken,
+        output_image_tokens=drawn,
         web_searches=min(web_searches, MOST_TOKENS),
     )
 
