@@ -225,6 +225,8 @@ class _Said(_Progress):
     is_background: bool = False
     #: It is seen and not sent by farebox: it can be refused, and not changed.
     is_fixed: bool = False
+    #: Refused, and billed all the same, as its provider had begun it unasked: no budget has a say in it any more.
+    is_begun: bool = False
     #: What it costs at most where its caller knows that, and no model is asked: nanodollars and tokens.
     fixed_usd_nanos: int | None = None
     fixed_tokens: int = 0

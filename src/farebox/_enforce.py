@@ -26,7 +26,7 @@ from farebox._quote import may_reason, quote
 from farebox._scope import innermost
 from farebox._usage import totals
 from farebox.errors import LedgerUnavailable
-from farebox.ledgers import Grant, Ledger, Shortfall, with_slack
+from farebox.ledgers import Grant, Ledger, Shortfall, View, with_slack
 
 #: Output tokens charged beyond what was received when a caller closes a stream: what was under way, and what the
 #: provider generates until it notices.
@@ -176,6 +176,8 @@ def after_call(provider_name: str, call: Call) -> None:
         _speak.warn_unpriced(call)
     elif nanos > call.bound_usd_nanos:
         _speak.publish_debt(call, () if plan.frame is None else plan.frame.budgets)
+    elif not call.is_plain and call.is_begun and plan.frame is not None:
+        _speak.publish_debt(call, [one for one in plan.frame.budgets if _is_passed(one.view())])
     if not plan.is_ordinary or call.is_cut or not call.is_plain or call.dead_attempts:
         _learn(call, plan, usage)
         if plan.crossed or plan.cut_by is not None:
@@ -209,6 +211,16 @@ def _pay_one(
         ledger.settle(hold_id, nanos, tokens, calls, row)
     else:
         ledger.release(hold_id, row)
+
+
+def _is_passed(view: View) -> bool:
+    """Whether more is spent than one of the limits."""
+    was = view.balance
+    return (
+        was.spent_usd_nanos > view.limit_usd_nanos
+        or was.spent_tokens > view.limit_tokens
+        or was.spent_calls > view.limit_calls
+    )
 
 
 #: How far what a provider says it charged may be from the price list, either way: discounts and caches are within it.

@@ -32,6 +32,9 @@ def negotiate(call: Call, plan: Plan, answer: Answer | None) -> Steps:
 
     With no answer yet nothing was asked for; the rungs speak first, each once.
     """
+    if call.is_begun:
+        plan.charge_afterwards(call)
+        return
     began = time.monotonic()
     has_waited = False
     rounds = 0

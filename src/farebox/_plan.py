@@ -226,6 +226,17 @@ class Plan(_Negotiated):
             if self.cut_by is not None:
                 call.most_chunks = (with_slack(grant.cap) + _CHUNKS_WITHOUT_TEXT) * call.choices
 
+    def charge_afterwards(self, call: Call) -> None:
+        """Ask nobody: what is billed in any case is charged when it has ended, and past a limit is debt."""
+        self.charge_id = next_number()
+        self.journal.expect(self.charge_id)
+        self.forced = self.accounts
+        if self.journal is not self.books:
+            self.reserve(call)
+            return
+        self.accounts, self.standing = _NONE, self.accounts + self.standing
+        self.admit(call, Grant(self.need.want_cap, *_amounts(self.need, self.need.want_cap)))
+
     def settle_for_less(self) -> None:
         """No mode can change the call: rather a short answer than none."""
         assert self.stump_cap is not None

@@ -216,7 +216,7 @@ def _proven(call: Call, frame: Frame) -> int:
     unbounded = call.unbounded
     if call.previous_response_id and call.previous_response_id not in _config.state().answers:
         unbounded = (*unbounded, call.previous_name)
-    if unbounded:
+    if unbounded and not call.is_begun:
         speaker = next(one for one in frame.budgets if one.budget.proves_input)
         raise _speak.unbounded(call, speaker, unbounded)
     return proven_tokens(call)
@@ -233,7 +233,7 @@ def _stand_in(call: Call, frame: Frame, state: _config.State) -> Rates | None:
         budget = speaker.budget
         if budget.limit_usd_nanos == NO_LIMIT or not budget.mode.stops:
             continue
-        if budget.on_unpriced == "refuse":
+        if budget.on_unpriced == "refuse" and not call.is_begun:
             raise _speak.unpriced(call, speaker, state.card.nearest(call.provider_name, call.model))
         wants_dearest = wants_dearest or budget.on_unpriced == "dearest"
     if not wants_dearest:

@@ -7,7 +7,7 @@ from farebox._call import Call, Usage
 from farebox._money import UsdLike, to_nanos
 from farebox._plan import Plan
 from farebox._scope import current
-from farebox.ledgers import Grant, Need, View
+from farebox.ledgers import Need, View
 
 
 def record(
@@ -77,21 +77,10 @@ def record(
     call.known_usd_nanos = known = None if usd is None else to_nanos(usd, "usd")
     bound = known if known is not None else rates.charge_nanos(call.usage) if rates is not None else 0
     speakers = () if frame is None else frame.budgets
-    books = state.ledger if frame is None or frame.ledger is None else frame.ledger
-    # What happened is not asked for but charged: at once in the ledger of its row, with a hold between in that of scopes.
-    is_one = books is state.ledger
-    accounts, standing = ((), ()) if frame is None else (frame.accounts, frame.standing_accounts)
     need = Need(fixed_usd_nanos=bound, fixed_tokens=call.usage.total_tokens, tokens_per_token=0)
     plan = Plan(frame, scope_frame, state, need, rates, None, call.number)
-    plan.accounts = () if is_one else accounts
-    plan.standing = accounts + standing if is_one else standing
-    plan.forced = accounts
-    plan.charge_id = call.number
     in_debt = [speaker for speaker in speakers if _passes(speaker.view(), bound, call.usage.total_tokens)]
-    if is_one:
-        plan.admit(call, Grant(0, bound, call.usage.total_tokens, 1))
-    else:
-        plan.reserve(call)
+    plan.charge_afterwards(call)
     call.outcome = "completed"
     signals.post_call.publish(call)
     if in_debt:

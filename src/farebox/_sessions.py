@@ -5,17 +5,21 @@ kind of connection (openai 3.57.0, `_websocket_connection.py`, `resources/realti
 connection that nobody meters passes.
 
     asked for by an event       held before it is sent; refused, nothing is sent
-    begun by the server         held when it says so; refused, the session is closed and the reader is told
+    begun by the server         held when it says so; refused, it is stopped, charged for what it came to or its bound, the
+                                session is closed and the reader is told
     its last event              settled, from its usage
     closed or lost before       presumed spent
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from farebox import signals
@@ -30,6 +34,9 @@ from farebox.providers._unmetered import READER
 #: Attribute of a connection, or of what will open one, that holds its session.
 MARK: Final = "_farebox_session"
 
+#: How long an answer that was refused may take to say what it came to; then it is charged at its bound.
+_MOST_WAIT_SECONDS: Final = 2.0
+
 #: How a call ends of which such news come.
 _OUTCOMES: Final[dict[str, Outcome]] = {"ended": "completed", "lost": "unknown", "refused": "failed"}
 
@@ -37,12 +44,14 @@ _OUTCOMES: Final[dict[str, Outcome]] = {"ended": "completed", "lost": "unknown",
 class Asked(Link):
     """An answer that was asked for, or begun by the server."""
 
-    __slots__ = ("event_id", "line")
+    __slots__ = ("event_id", "line", "news")
 
-    def __init__(self, call: Call, provider: Reader, event_id: str, line: str) -> None:
+    def __init__(self, call: Call, provider: Reader, event_id: str, line: str, news: News | None = None) -> None:
         super().__init__(call, provider)
         self.event_id = event_id
         self.line = line
+        #: What the server has said of it, until it is held.
+        self.news = news
 
 
 class Session:
@@ -148,7 +157,7 @@ class Session:
             return None
         with self._lock:
             call = self._dialogue.unasked(news)
-        return self._open(Asked(call, READER, news.answer_id, news.line))
+        return self._open(Asked(call, READER, news.answer_id, news.line, news))
 
     def _find(self, news: News) -> tuple[Asked | None, list[Asked]]:
         """What an event is about, and what it answers along with it; neither is in line any more."""
@@ -185,12 +194,23 @@ class Session:
 
     def go_on(self, asked: Asked) -> None:
         """What the server began is held: it is on the way; what is known already is paid."""
-        call = asked.call
+        call, asked.news = asked.call, None
         call.is_sent, call.attempts = True, 1
         if call.usage is None and not call.doubt:
             self._begins(asked, asked.event_id)
         else:
             self._end(asked, "completed")
+
+    def pay_anyway(self, asked: Asked, error: BaseException) -> tuple[Asked, Mapping[str, Any] | None] | None:
+        """What was refused is billed, as the server has begun it: in a call of its own, and what is to be sent to stop it."""
+        news = asked.news
+        self.fail(asked, error)
+        again = None if news is None else self._unasked(news)
+        if again is None or news is None:
+            return None
+        again.call.is_begun, again.call.is_async = True, asked.call.is_async
+        # Whoever was interrupted, or has a receiver that raises, is not to be kept waiting.
+        return again, self._dialogue.stop(news) if asked.call.outcome == "refused" else None
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -303,8 +323,10 @@ def receive(original: Any) -> Callable[..., Any]:
             try:
                 signals.pre_call.publish(asked.call)
             except BaseException as error:
-                session.fail(asked, error)
-                connection.close()
+                try:
+                    _see_out(session, connection, asked, error)
+                finally:
+                    connection.close()
                 raise
             session.go_on(asked)
         session.speak()
@@ -334,14 +356,69 @@ def receive_async(original: Any) -> Callable[..., Any]:
                 if waiting is not None:
                     await waiting
             except BaseException as error:
-                session.fail(asked, error)
-                await connection.close()
+                try:
+                    await _see_out_async(session, connection, original, asked, error)
+                finally:
+                    await connection.close()
                 raise
             session.go_on(asked)
         session.speak()
         return data
 
     return recv_bytes
+
+
+def _see_out(session: Session, connection: Any, asked: Asked, error: BaseException) -> None:
+    """Pay for an answer that was begun and refused: stop it, and hear what it came to."""
+    paid = session.pay_anyway(asked, error)
+    if paid is None:
+        return
+    again, stop = paid
+    until = time.monotonic() + _MOST_WAIT_SECONDS
+    with suppress(Exception):
+        _force(session, again)
+        if stop is not None:
+            connection.send_raw(json.dumps(stop))
+        while stop is not None and again.call.outcome == "open":
+            # Of the socket itself, as the SDK's own way to read has no timeout.
+            data = connection._connection.recv(timeout=max(0.0, until - time.monotonic()))
+            other = session.hear(data)
+            if other is not None:
+                other.call.is_begun = True
+                _force(session, other)
+
+
+async def _see_out_async(session: Session, connection: Any, original: Any, asked: Asked, error: BaseException) -> None:
+    """As `_see_out`."""
+    paid = session.pay_anyway(asked, error)
+    if paid is None:
+        return
+    again, stop = paid
+    until = time.monotonic() + _MOST_WAIT_SECONDS
+    with suppress(Exception):
+        await _force_async(session, again)
+        if stop is not None:
+            await connection.send_raw(json.dumps(stop))
+        while stop is not None and again.call.outcome == "open":
+            data = await asyncio.wait_for(original(connection), max(0.0, until - time.monotonic()))
+            other = session.hear(data)
+            if other is not None:
+                other.call.is_begun = other.call.is_async = True
+                await _force_async(session, other)
+
+
+def _force(session: Session, asked: Asked) -> None:
+    with suppress(Exception):  # of a receiver: nothing that is raised can stop it any more
+        signals.pre_call.publish(asked.call)
+    session.go_on(asked)
+
+
+async def _force_async(session: Session, asked: Asked) -> None:
+    with suppress(Exception):
+        waiting = signals.pre_call.publish_async(asked.call)
+        if waiting is not None:
+            await waiting
+    session.go_on(asked)
 
 
 def close(original: Any) -> Callable[..., Any]:

@@ -33,7 +33,10 @@ class RealtimeServer:
     Attributes:
         heard: Every event that came, in order, and those that were asked for an answer.
         bill: Dollars of each answer that was begun.
-        script: What the next answers do: counts, or one of "lose", "refuse", or a usage to send in place of the true one.
+        script: What the next answers do: counts, or one of "lose", "refuse", "linger" (until it is cancelled), or a usage to
+            send in place of the true one.
+        answers_sound: A sound is answered.
+        stops: An answer that lingers and is cancelled says what it came to.
     """
 
     def __init__(self) -> None:
@@ -41,6 +44,8 @@ class RealtimeServer:
         self.bill: list[Decimal] = []
         self.script: deque[Any] = deque()
         self.answers_sound = False
+        self.stops = True
+        self.lingers: dict[str, dict[str, Any]] = {}
         self.session: dict[str, Any] = {"type": "realtime", "model": MODEL, "max_output_tokens": "inf"}
         self.port = 0
         self.closed = threading.Event()
@@ -63,6 +68,8 @@ class RealtimeServer:
                     self.answer(socket, event)
                 elif event["type"] == "input_audio_buffer.append" and self.answers_sound:
                     self.answer(socket, {})
+                elif event["type"] == "response.cancel" and self.stops and self.lingers:
+                    self.say(socket, {"type": "response.done", "response": self.lingers.pop(event["response_id"])})
                 elif event["type"] == "session.update":
                     self.session.update(event["session"])
                     self.say(socket, {"type": "session.updated", "session": self.session})
@@ -88,6 +95,9 @@ class RealtimeServer:
         done = {"id": answer_id, "object": "realtime.response", "status": "completed", "usage": usage_of(counts)}
         if isinstance(plan, dict) and "usage" in plan:
             done["usage"] = plan["usage"]
+        if plan == "linger":
+            self.lingers[answer_id] = {**done, "status": "cancelled"}
+            return
         self.say(socket, {"type": "response.done", "response": done})
 
     def say(self, socket: ServerConnection, event: dict[str, Any]) -> None:

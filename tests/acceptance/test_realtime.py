@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 import farebox
-from farebox import BudgetExceeded, budget, report, signals, track
+from farebox import BudgetExceeded, _sessions, budget, report, signals, track
 from tests.acceptance.rides import attempt, nothing_is_left, only_record
 
 pytest.importorskip("openai._websocket_connection", reason="this openai has no websockets that can be read")
@@ -112,6 +113,7 @@ def test_async_sessions_cost_the_same(server: Any) -> None:
     asyncio.run(main())
     assert len(server.asked) == 1
     assert [record.outcome for record in farebox.calls()].count("refused") == 2
+    assert sum(record.usd or 0 for record in farebox.calls()) == server.usd
     nothing_is_left()
 
 
@@ -215,18 +217,88 @@ def test_an_answer_that_the_server_begins_is_a_call_of_whoever_reads(client: Ope
     nothing_is_left()
 
 
-def test_where_nothing_is_left_for_an_answer_that_the_server_begins_the_session_is_closed(
-    client: OpenAI, server: Any
+@pytest.mark.parametrize("stops", [True, False])
+def test_where_nothing_is_left_for_an_answer_that_the_server_begins_it_is_stopped_and_paid_and_the_session_closed(
+    client: OpenAI, server: Any, monkeypatch: pytest.MonkeyPatch, stops: bool
 ) -> None:
-    server.answers_sound = True
-    with client.realtime.connect(model=MODEL) as connection:
+    monkeypatch.setattr(_sessions, "_MOST_WAIT_SECONDS", 10.0 if stops else 0.05)
+    server.answers_sound, server.stops = True, stops
+    server.script.append("linger")
+    said: list[Any] = []
+    with (
+        client.realtime.connect(model=MODEL) as connection,
+        budget("roomy", usd=2) as roomy,
+        signals.decision.connected_to(lambda sender, decision: said.append((decision.budget, decision.did))),
+    ):
         connection.input_audio_buffer.append(audio="AAAA")
-        with budget("none", usd=0), pytest.raises(BudgetExceeded, match="none"):
+        with budget("none", usd="0.001") as none, pytest.raises(BudgetExceeded, match="none"):
             listen(connection)
         assert server.closed.wait(10)
         with pytest.raises(Exception, match="1000"):
             connection.input_audio_buffer.append(audio="AAAA")
-    assert only_record().outcome == "refused"
+        # What it came to, as the server said; where it says nothing, all that it can have come to.
+        paid, refused = sorted(farebox.calls(), key=lambda record: record.outcome == "refused")
+        assert (refused.outcome, refused.usd) == ("refused", 0)
+        assert paid.usd == roomy.spent_usd == none.spent_usd == (server.usd if stops else paid.bound_usd)
+        assert none.debt_usd == none.spent_usd - Decimal("0.001") > 0 == roomy.debt_usd
+        assert roomy.reserved_usd == none.reserved_usd == 0
+    assert (paid.outcome, paid.response_id) == ("completed" if stops else "closed", "resp_1")
+    assert paid.usd >= server.usd > 0
+    assert server.heard[-1] == {"type": "response.cancel", "response_id": "resp_1"}
+    assert said == [("none", "stop"), ("none", "debt")]
+    nothing_is_left()
+
+
+@pytest.mark.parametrize("why", ["unpriced", "killed", "vetoed", "truncate", "standing"])
+def test_whatever_refuses_an_answer_that_was_begun_it_is_paid(client: OpenAI, server: Any, why: str) -> None:
+    server.answers_sound = True
+    server.script.append("linger")
+    words: dict[str, Any] = {"usd": 0} if why == "truncate" else {"usd": 1}
+    model = "gpt-of-tomorrow" if why == "unpriced" else MODEL
+    settings = farebox.configure(
+        ledger="memory://", budgets=[budget("plan", usd=0 if why == "standing" else 5, per="day")]
+    )
+    if why == "killed":
+        farebox.kill("plan")
+
+    def veto(sender: Any, call: Any) -> None:
+        raise RuntimeError("a receiver of the user's")
+
+    with settings, client.realtime.connect(model=model) as connection, contextlib.ExitStack() as stack:
+        connection.input_audio_buffer.append(audio="AAAA")
+        if why == "vetoed":
+            stack.enter_context(signals.pre_call.connected_to(veto))
+        with budget(**words, on_exceed="truncate" if why == "truncate" else "block") as b:
+            ended = attempt(lambda: listen(connection))
+            assert why == "truncate" or isinstance(ended, Exception)
+        assert server.closed.wait(10)
+        paid = next(record for record in farebox.calls() if record.outcome in ("completed", "closed"))
+        if why == "unpriced":
+            assert (paid.usd, report().total.unpriced_calls) == (None, 1)
+        else:
+            assert paid.usd is not None
+            assert b.spent_usd == paid.usd == (paid.bound_usd if why == "vetoed" else server.usd) >= server.usd
+            assert farebox.status()[0].spent == paid.usd
+    nothing_is_left()
+
+
+def test_what_was_written_down_and_does_not_fit_is_paid_all_the_same(client: OpenAI, server: Any) -> None:
+    server.session["audio"] = {"input": {"transcription": {"model": "whisper-1"}}}
+    said = server.answer
+
+    def answer(socket: Any, event: Any) -> None:
+        kind = "conversation.item.input_audio_transcription.completed"
+        usage = {"type": "duration", "seconds": 2.5}
+        server.say(socket, {"type": kind, "item_id": "item_1", "transcript": "A ride, please", "usage": usage})
+        said(socket, event)
+
+    server.answer = answer
+    with client.realtime.connect(model=MODEL) as connection:
+        connection.response.create(response={"max_output_tokens": 100})
+        with budget(usd=0) as b, pytest.raises(BudgetExceeded):
+            listen(connection)
+        assert b.spent_usd == b.debt_usd == Decimal("0.00025")
+    assert sorted(record.outcome for record in farebox.calls()) == ["closed", "completed", "refused"]
     nothing_is_left()
 
 

@@ -76,5 +76,8 @@ class Dialogue(Protocol):
     def unasked(self, news: News) -> Call:
         """The call of an answer that nobody asked for; or of what was used besides, with its usage."""
 
+    def stop(self, news: News) -> Mapping[str, Any] | None:
+        """The event that has an answer which nobody asked for come to its end now; None where there is none."""
+
     def ended(self, call: Call, news: News) -> None:
         """Write to `call` what its answer used."""

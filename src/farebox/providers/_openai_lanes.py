@@ -128,6 +128,9 @@ class Lanes:
         call.unbounded = (*call.unbounded, "input")
         return call
 
+    def stop(self, news: News) -> Mapping[str, Any] | None:
+        return None
+
     def ended(self, call: Call, news: News) -> None:
         if not call.is_unmetered:
             SURFACE.read_answer(call, news.body)

@@ -106,6 +106,9 @@ class Realtime:
         call.is_fixed, call.accepts_cap = True, False
         return call
 
+    def stop(self, news: News) -> Mapping[str, Any] | None:
+        return {"type": "response.cancel", "response_id": news.answer_id} if news.what == "begun" else None
+
     def ended(self, call: Call, news: News) -> None:
         found = fields(news.body)
         read_head(call, found)
