@@ -2,10 +2,13 @@
 
 A row of the page is a marker on a test that passed:
 
-    @pytest.mark.surface("openai chat completions", kind=["sync", "stream"], proves=["exact", "refused"])
+    @pytest.mark.surface("openai embeddings.create", kind=["sync", "async"], proves=["exact", "refused"])
 
-`kind` is one or several of `KINDS`, `proves` of `PROOFS`.  In braces stand parameters of the test, or
-what they have: "{ride} chat" is a row for each ride, "{cloud.client}" for each client.  The version shown is that of the distribution `of=`, by default the first word of the name.
+The name is a package and a method of it, as `farebox.coverage()` has it: what is metered there has to have a row, with
+all three proofs in every kind that the method has, and tests/test_coverage.py looks that it has.  After the method may
+stand more words, for rows beside that one.  `kind` is one or several of `KINDS`, `proves` of `PROOFS`, or `FREE`.  In
+braces stand parameters of the test, or what they have: "openai {surface.path}" is a row for each surface.  The version
+shown is that of the distribution `of=`, by default the first word of the name.
 
 `pytest --surfaces=FILE` writes down what passed; `python -m tests.surfaces FOLDER` makes the page of such files, which
 `make coverage` does for every environment there is.
@@ -24,12 +27,16 @@ from typing import Any, Final
 
 import pytest
 
+from farebox import coverage
+
 KINDS: Final = ("sync", "async", "stream", "async stream")
 PROOFS: Final = {
     "exact": "recorded exactly",
     "refused": "refused when exhausted",
     "unbroken": "user's code unbroken",
 }
+#: In place of "refused": it costs nothing, and is sent however little is left.
+FREE: Final = "free"
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "coverage.md"
 BEGIN, END = "<!-- from tests: begin -->", "<!-- from tests: end -->"
 _PROPERTY: Final = "surface"
@@ -65,7 +72,7 @@ def _row(item: pytest.Item, mark: pytest.Mark) -> dict[str, Any]:
     kinds = [kind.format_map(values) for kind in rest["kind"]]
     proofs = [proof.format_map(values) for proof in rest["proves"]]
     name = name.format_map(values)
-    if unknown := {*kinds} - {*KINDS} | {*proofs} - {*PROOFS} | mark.kwargs.keys() - {"kind", "proves", "of"}:
+    if unknown := {*kinds} - {*KINDS} | {*proofs} - {*PROOFS, FREE} | mark.kwargs.keys() - {"kind", "proves", "of"}:
         raise pytest.UsageError(f"{item.nodeid}: surface(...) knows no {', '.join(map(repr, sorted(unknown)))}")
     of = mark.kwargs.get("of", name.split()[0]).format_map(values)
     is_framework = item.path.parent.name == "frameworks"
@@ -117,9 +124,39 @@ def tables(files: Iterable[Path]) -> Iterator[str]:
         yield "|---|" + "---|" * (len(PROOFS) + 1)
         for (is_this, name), entry in sorted(shown.items()):
             if is_this == is_framework:
-                cells = [", ".join(kind for kind in KINDS if kind in entry[proof]) or "not shown" for proof in PROOFS]
+                cells = [_cell(entry, proof) for proof in PROOFS]
                 yield f"| {name} | {' | '.join(cells)} | {', '.join(sorted(entry['versions'], key=_by_version))} |"
         yield ""
+
+
+def _cell(entry: dict[str, set[str]], proof: str) -> str:
+    if entry[FREE] and proof != "unbroken":
+        return "free" if proof == "exact" else "never: it is sent however little is left"
+    return ", ".join(kind for kind in KINDS if kind in entry[proof]) or "not shown"
+
+
+def rows(page: str) -> dict[str, dict[str, set[str]]]:
+    """The kinds that a page shows for each name and proof."""
+    found = {}
+    for line in page.splitlines():
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        if len(cells) == len(PROOFS) + 1 and name and not name.startswith("-"):
+            found[name] = {proof: set(cell.split(", ")) for proof, cell in zip(PROOFS, cells, strict=False)}
+    return found
+
+
+def unmetered() -> Iterator[str]:
+    """What of the SDKs in this environment costs money that nobody can read."""
+    yield "## Refused under a limit\n"
+    yield "What may be billed and is not read is warned about, counted as `unmetered`, and refused under a limit of usd or tokens"
+    yield "unless `on_unmetered=` says otherwise.  Of the SDKs of the first table that is, by `farebox.coverage()`:\n"
+    found: dict[str, list[str]] = defaultdict(list)
+    for surface in coverage():
+        if surface.metering == "unmetered":
+            found[f"{surface.sdk} {surface.version}"].append(f"`{surface.surface}`")
+    for sdk, surfaces in sorted(found.items()):
+        yield f"- {sdk}: {', '.join(dict.fromkeys(surfaces))}"
+    yield ""
 
 
 def _by_version(text: str) -> list[Any]:
@@ -131,7 +168,7 @@ def main() -> None:
     text = PAGE.read_text("utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    made = "\n".join(tables(Path(sys.argv[1]).glob("*.json")))
+    made = "\n".join([*tables(Path(sys.argv[1]).glob("*.json")), *unmetered()])
     PAGE.write_text(f"{before}{BEGIN}\n{made}\n{END}{after}", "utf-8")
 
 

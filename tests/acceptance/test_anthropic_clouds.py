@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import importlib
-from collections.abc import Callable
 from typing import Any
 
 import anthropic
 import attrs
 import pytest
 
-from farebox import BudgetExceeded, budget, report
+import farebox
+from farebox import BudgetExceeded, budget, instrument, report
 from farebox.testing import Answer, FakeProvider, Price
-from tests.acceptance.rides import MESSAGES, nothing_is_left, only_record
-
-pytestmark = pytest.mark.usefixtures("metered")
-
-#: What the anthropic package is built on: httpx2 since its version 1.
-HTTPX: Any = importlib.import_module(anthropic.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
+from tests.acceptance.asked import KINDS, All, Steps, ask
+from tests.acceptance.rides import MESSAGES, led, nothing_is_left, only_record
 
 # USD per million tokens (platform.claude.com/docs/en/about-claude/pricing: regional endpoints of Bedrock and Vertex cost a
 # tenth more than Anthropic's own and than global ones, read 2026-11-29).
@@ -47,26 +41,7 @@ class Cloud:
             pytest.importorskip(self.needs, reason=f"the SDK's {self.client} needs it")
         kind = getattr(anthropic, f"Async{self.client}" if is_async else self.client)
         http = anthropic.DefaultAsyncHttpxClient if is_async else anthropic.DefaultHttpxClient
-        return kind(**self.options, http_client=http(transport=_elsewhere(provider, is_async)), max_retries=0)
-
-
-def _elsewhere(provider: FakeProvider, is_async: bool) -> Any:
-    base: Any = HTTPX.AsyncHTTPTransport if is_async else HTTPX.HTTPTransport
-    here = HTTPX.URL(provider.anthropic_base_url)
-
-    class Elsewhere(base):  # type: ignore[misc]
-        def handle_request(self, request: Any) -> Any:
-            return super().handle_request(_sent_to(request, here))
-
-        async def handle_async_request(self, request: Any) -> Any:
-            return await super().handle_async_request(_sent_to(request, here))
-
-    return Elsewhere()
-
-
-def _sent_to(request: Any, here: Any) -> Any:
-    request.url = request.url.copy_with(scheme=here.scheme, host=here.host, port=here.port)
-    return request
+        return kind(**self.options, http_client=http(transport=led(provider, is_async, sdk=anthropic)), max_retries=0)
 
 
 BEDROCK = {"aws_access_key": "id", "aws_secret_key": "secret", "aws_region": "eu-west-1"}
@@ -89,9 +64,15 @@ def cloud(request: pytest.FixtureRequest) -> Cloud:
     return found
 
 
+def server_of(cloud: Cloud) -> FakeProvider:
+    provider = FakeProvider(prices={cloud.model: cloud.price}, clock=lambda: 1_800_000_000.0)
+    provider.answer(Answer(output_tokens=50))
+    return provider
+
+
 @pytest.fixture
 def server(cloud: Cloud) -> Any:
-    with FakeProvider(prices={cloud.model: cloud.price}) as provider:
+    with server_of(cloud) as provider:
         yield provider
 
 
@@ -104,72 +85,56 @@ def settled(cloud: Cloud, server: FakeProvider, frame: Any) -> None:
     nothing_is_left()
 
 
-@pytest.mark.surface("anthropic {cloud.client}", kind="sync", proves="exact")
-def test_a_call_is_charged_what_the_cloud_bills(cloud: Cloud, server: FakeProvider) -> None:
-    server.answer(Answer(output_tokens=50))
-    with cloud.open(server) as client, budget(usd=1) as frame:
-        client.messages.create(model=cloud.model, max_tokens=100, messages=MESSAGES)
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def asked(cloud: Cloud, server: FakeProvider, kind: str) -> Any:
+    words = {"model": cloud.model, "max_tokens": 100, "messages": MESSAGES}
+
+    def program(client: Any) -> Steps:
+        answer = client.messages.create(**words, stream="stream" in kind)
+        return (yield All(answer) if "stream" in kind else answer)
+
+    return ask(program, lambda is_async: cloud.open(server, is_async=is_async), kind)
+
+
+@pytest.mark.surface("anthropic messages.create of {cloud.client}", kind="{kind}", proves=["exact", "unbroken"])
+def test_a_call_is_charged_what_the_cloud_bills_and_answers_as_ever(
+    cloud: Cloud, server: FakeProvider, kind: str
+) -> None:
+    with server_of(cloud) as bare:
+        without = asked(cloud, bare, kind)
+    with instrument(), budget(usd=1) as frame:
+        assert asked(cloud, server, kind) == without
     settled(cloud, server, frame)
 
 
-@pytest.mark.surface("anthropic {cloud.client}", kind="stream", proves=["exact", "unbroken"])
-def test_so_is_a_stream(cloud: Cloud, server: FakeProvider) -> None:
-    server.answer(Answer(output_tokens=50))
-    with cloud.open(server) as client, budget(usd=1) as frame:
+@pytest.mark.surface("anthropic messages.create of {cloud.client}", kind="{kind}", proves="refused")
+def test_what_does_not_fit_is_not_sent(cloud: Cloud, server: FakeProvider, kind: str) -> None:
+    with instrument(), budget(usd="0.0001"), pytest.raises(BudgetExceeded):
+        asked(cloud, server, kind)
+    assert not server.requests
+
+
+def test_the_helper_for_streams_is_charged_too(cloud: Cloud, server: FakeProvider) -> None:
+    with instrument(), cloud.open(server) as client, budget(usd=1) as frame:
         with client.messages.stream(model=cloud.model, max_tokens=100, messages=MESSAGES) as stream:
             assert stream.get_final_message().usage.output_tokens == 50
     settled(cloud, server, frame)
 
 
-@pytest.mark.surface("anthropic {cloud.client}", kind=["async", "async stream"], proves="exact")
-@pytest.mark.parametrize("is_stream", [False, True], ids=["whole", "stream"])
-def test_and_so_is_an_async_one(cloud: Cloud, server: FakeProvider, is_stream: bool) -> None:
-    async def ask() -> None:
-        async with cloud.open(server, is_async=True) as client:
-            answer = await client.messages.create(
-                model=cloud.model, max_tokens=100, messages=MESSAGES, stream=is_stream
-            )
-            if is_stream:
-                async for _ in answer:
-                    pass
-
-    server.answer(Answer(output_tokens=50))
-    with budget(usd=1) as frame:
-        asyncio.run(ask())
-    settled(cloud, server, frame)
-
-
-@pytest.mark.surface("anthropic {cloud.client}", kind="sync", proves="refused")
-def test_what_does_not_fit_is_not_sent(cloud: Cloud, server: FakeProvider) -> None:
-    with cloud.open(server) as client, budget(usd="0.0001"), pytest.raises(BudgetExceeded):
-        client.messages.create(model=cloud.model, max_tokens=100, messages=MESSAGES)
-    assert not server.requests
-
-
 def test_a_cap_that_is_lowered_arrives(cloud: Cloud, server: FakeProvider) -> None:
-    with cloud.open(server) as client, budget(usd=1, output_cap=40):
+    with instrument(), cloud.open(server) as client, budget(usd=1, output_cap=40):
         client.messages.create(model=cloud.model, max_tokens=100, messages=MESSAGES)
     assert server.requests[0].body["max_tokens"] == 40
     assert server.bill.lines[0].output_tokens == 40
 
 
-def test_a_client_is_metered_by_itself_too(cloud: Cloud, server: FakeProvider, alone: Callable[[Any], Any]) -> None:
+def test_a_client_is_metered_by_itself_too(cloud: Cloud, server: FakeProvider) -> None:
     with cloud.open(server) as client, budget(usd=1) as frame:
-        alone(client).messages.create(model=cloud.model, max_tokens=100, messages=MESSAGES)
-    assert frame.spent_calls == 1
-
-
-@pytest.fixture
-def alone() -> Any:
-    import farebox
-
-    instrumented: list[Any] = []
-
-    def one(client: Any) -> Any:
-        farebox.uninstrument()
-        instrumented.append(farebox.instrument(client))
-        return client
-
-    yield one
-    for client in instrumented:
+        instrument(client).messages.create(model=cloud.model, max_tokens=100, messages=MESSAGES)
         farebox.uninstrument(client)
+        client.messages.create(model=cloud.model, max_tokens=100, messages=MESSAGES)
+    assert (frame.spent_calls, server.bill.calls) == (1, 2)

@@ -98,26 +98,16 @@ def embed_async(client: Any) -> None:
     assert run(client, lambda aio: aio.models.embed_content(model="gemini-embedding-001", contents=["one"])).embeddings
 
 
-SURFACES = [
-    ("generate_content", "sync", generate),
-    ("generate_content", "stream", stream),
-    ("generate_content", "async", generate_async),
-    ("generate_content", "async stream", stream_async),
-    ("generate_content, raw", "sync", raw),
-    ("chats", "sync", chat),
-    ("chats", "stream", chat_stream),
-    ("chats", "async", chat_async),
-    ("embed_content", "sync", embed),
-    ("embed_content", "async", embed_async),
-]
+EVERY_SURFACE = pytest.mark.parametrize(
+    "ask",
+    [generate, stream, chat, chat_stream, generate_async, stream_async, chat_async, raw, embed, embed_async],
+    ids=lambda ask: ask.__name__,
+)
 
 
-@pytest.mark.surface("google-genai {surface}", kind="{kind}", proves=["exact", "unbroken"])
 @pytest.mark.usefixtures("metered")
-@pytest.mark.parametrize(("surface", "kind", "ask"), SURFACES)
-def test_every_surface_is_one_call_at_the_providers_price(
-    client: Any, provider: Any, surface: str, kind: str, ask: Any
-) -> None:
+@EVERY_SURFACE
+def test_every_surface_is_one_call_at_the_providers_price(client: Any, provider: Any, ask: Any) -> None:
     with stormproof(provider), budget(usd=1) as paid:
         ask(client)
     record = only_record()
@@ -126,12 +116,9 @@ def test_every_surface_is_one_call_at_the_providers_price(
     assert record.response_model in ("", record.request_model)
 
 
-@pytest.mark.surface("google-genai {surface}", kind="{kind}", proves="refused")
 @pytest.mark.usefixtures("metered")
-@pytest.mark.parametrize(("surface", "kind", "ask"), SURFACES)
-def test_every_surface_is_refused_before_it_is_sent(
-    client: Any, provider: Any, surface: str, kind: str, ask: Any
-) -> None:
+@EVERY_SURFACE
+def test_every_surface_is_refused_before_it_is_sent(client: Any, provider: Any, ask: Any) -> None:
     with budget("none", usd=0), pytest.raises(BudgetExceeded, match="none"):
         ask(client)
     assert not provider.requests

@@ -67,19 +67,14 @@ def raw(client: Any) -> None:
     assert client.interactions.with_raw_response.create(**words()).parse().steps
 
 
-WAYS = [
-    ("sync", create),
-    ("stream", stream),
-    ("async", create_async),
-    ("async stream", stream_async),
-    ("sync", raw),
-]
+EVERY_WAY = pytest.mark.parametrize(
+    "ask", [create, stream, create_async, stream_async, raw], ids=lambda ask: ask.__name__
+)
 
 
 @metered
-@pytest.mark.surface("google-genai interactions", kind="{kind}", proves=["exact", "unbroken"])
-@pytest.mark.parametrize(("kind", "ask"), WAYS)
-def test_an_interaction_is_one_call_at_the_providers_price(client: Any, provider: Any, kind: str, ask: Any) -> None:
+@EVERY_WAY
+def test_an_interaction_is_one_call_at_the_providers_price(client: Any, provider: Any, ask: Any) -> None:
     with stormproof(provider), budget(usd=1) as paid:
         ask(client)
     assert (only_record().outcome, only_record().cost_source) == ("completed", "list")
@@ -88,9 +83,8 @@ def test_an_interaction_is_one_call_at_the_providers_price(client: Any, provider
 
 
 @metered
-@pytest.mark.surface("google-genai interactions", kind="{kind}", proves="refused")
-@pytest.mark.parametrize(("kind", "ask"), WAYS)
-def test_an_interaction_is_refused_before_it_is_sent(client: Any, provider: Any, kind: str, ask: Any) -> None:
+@EVERY_WAY
+def test_an_interaction_is_refused_before_it_is_sent(client: Any, provider: Any, ask: Any) -> None:
     with budget("none", usd=0), pytest.raises(BudgetExceeded, match="none"):
         ask(client)
     assert not provider.requests

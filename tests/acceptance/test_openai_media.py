@@ -128,7 +128,6 @@ def books_agree(provider: FakeProvider, surface: Surface) -> None:
     nothing_is_left()
 
 
-@pytest.mark.surface("openai {surface.path}", kind="sync", proves="exact")
 @pytest.mark.parametrize("way", [plain, raw, read_bytes], ids=lambda way: way.__name__)
 @EVERY
 def test_what_it_costs_is_held_and_paid(
@@ -141,7 +140,6 @@ def test_what_it_costs_is_held_and_paid(
     assert farebox.calls()[0].tags == {"feature": "media"}
 
 
-@pytest.mark.surface("openai {surface.path}", kind="async", proves="exact")
 @EVERY
 def test_what_it_costs_is_held_and_paid_by_an_async_client(surface: Surface, provider: FakeProvider) -> None:
     async def main() -> None:
@@ -153,7 +151,6 @@ def test_what_it_costs_is_held_and_paid_by_an_async_client(surface: Surface, pro
     books_agree(provider, surface)
 
 
-@pytest.mark.surface("openai {surface.path}", kind="sync", proves="refused")
 @EVERY
 def test_a_budget_that_it_does_not_fit_sends_nothing(surface: Surface, provider: FakeProvider, client: Any) -> None:
     short = Decimal(surface.usd) - Decimal("0.000001")

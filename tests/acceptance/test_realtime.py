@@ -20,7 +20,8 @@ pytest.importorskip("websockets.sync.server", reason="websockets is not installe
 
 from openai import AsyncOpenAI, OpenAI
 
-from tests.acceptance import realtime_server
+from tests.acceptance import asked, realtime_server
+from tests.acceptance.asked import Entered, Steps
 
 pytestmark = [
     pytest.mark.usefixtures("metered"),
@@ -61,6 +62,42 @@ def listen(connection: Any, until: str = "response.done") -> list[Any]:
 def ask(connection: Any, **response: Any) -> list[Any]:
     connection.response.create(response=response) if response else connection.response.create()
     return listen(connection)
+
+
+def session(client: Any) -> Steps:
+    """Two answers of a session, and all that is heard of them but for its ids, which nobody made to be compared."""
+    connection = yield Entered(client.realtime.connect(model=MODEL))
+    heard: list[Any] = []
+    for number in range(1, 3):
+        yield connection.response.create(response={"max_output_tokens": 20 * number})
+        while [event.type for event in heard].count("response.done") < number:
+            heard.append((yield connection.recv()))
+    return [event.model_copy(update={"event_id": ""}) for event in heard]
+
+
+def attended(kind: str, server: Any) -> Any:
+    options: dict[str, Any] = {"api_key": "fake", "base_url": f"http://127.0.0.1:{server.port}/v1"}
+    return asked.ask(session, lambda is_async: (AsyncOpenAI if is_async else OpenAI)(**options), kind)
+
+
+@pytest.mark.surface("openai realtime.connect", kind="{kind}", proves=["exact", "unbroken"])
+@pytest.mark.parametrize("kind", ["stream", "async stream"])
+def test_a_session_hears_what_it_hears_without_farebox_and_is_recorded_to_the_digit(kind: str, server: Any) -> None:
+    farebox.uninstrument()
+    with realtime_server.running() as bare:
+        without = attended(kind, bare)
+    with farebox.instrument(), budget(usd=1) as paid:
+        assert attended(kind, server) == without
+    assert (paid.spent_usd, paid.spent_calls, report().total.calls) == (server.usd, 2, 2)
+    nothing_is_left()
+
+
+@pytest.mark.surface("openai realtime.connect", kind="{kind}", proves="refused")
+@pytest.mark.parametrize("kind", ["stream", "async stream"])
+def test_in_an_exhausted_budget_no_answer_is_asked_for(kind: str, server: Any) -> None:
+    with budget(usd=0), pytest.raises(BudgetExceeded):
+        attended(kind, server)
+    assert not server.asked
 
 
 def test_each_answer_costs_what_the_server_bills(client: OpenAI, server: Any) -> None:

@@ -21,7 +21,7 @@ from farebox import BudgetExceeded, budget, configure, report
 from farebox.errors import UnpricedModel
 from farebox.providers import _compatible
 from farebox.testing import FakeProvider, Price
-from tests.acceptance.rides import HTTPX, MESSAGES, NO_CERTIFICATES, nothing_is_left, only_record
+from tests.acceptance.rides import HTTPX, MESSAGES, led, nothing_is_left, only_record
 
 pytestmark = pytest.mark.usefixtures("metered")
 
@@ -50,21 +50,14 @@ def provider() -> Iterator[FakeProvider]:
 @pytest.fixture
 def to(provider: FakeProvider) -> Iterator[Callable[..., Any]]:
     """Makes a client of an address whose requests the fake provider answers, under the path that it knows."""
-    real = HTTPX.URL(provider.openai_base_url)
 
-    class Led(HTTPX.HTTPTransport):  # type: ignore[misc,name-defined]
-        def handle_request(self, request: Any) -> Any:
-            end = next(
-                end for end in ("/chat/completions", "/completions", "/messages") if request.url.path.endswith(end)
-            )
-            request.url = request.url.copy_with(scheme="http", host=real.host, port=real.port, path=f"/v1{end}")
-            request.headers["host"] = f"{real.host}:{real.port}"
-            return super().handle_request(request)
+    def known(path: str) -> str:
+        return next(f"/v1{end}" for end in ("/chat/completions", "/completions", "/messages") if path.endswith(end))
 
     with contextlib.ExitStack() as clients:
 
         def make(url: str, sdk: Any = openai.OpenAI, **options: Any) -> Any:
-            http_client = clients.enter_context(HTTPX.Client(transport=Led(verify=NO_CERTIFICATES), trust_env=False))
+            http_client = clients.enter_context(HTTPX.Client(transport=led(provider, path=known), trust_env=False))
             options = {"api_key": "fake", "max_retries": 0, "http_client": http_client, **options}
             return sdk(base_url=url, **options) if url else sdk(**options)
 

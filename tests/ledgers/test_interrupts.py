@@ -45,6 +45,7 @@ def interrupted_at(moment: int, action: Callable[[], object]) -> bool:
         return trace
 
     outer = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 has to know before it begins that bytecodes are asked for
     sys.settrace(trace)
     try:
         action()
