@@ -744,6 +744,11 @@ def test_a_stream_is_a_row_while_it_is_open(ride: Ride, provider: Any, client: A
     assert only_record().outcome == "completed"
 
 
+@pytest.mark.xfail(
+    sys.version_info[:3] == (3, 13, 0),
+    reason="CPython 3.13.0 crashes at its end over an open stream of the openai SDK, without farebox too",
+    strict=False,
+)
 def test_an_open_stream_at_the_end_of_the_interpreter_is_quiet(ride: Ride, provider: Any) -> None:
     url = provider.openai_base_url if ride.name == "openai" else provider.anthropic_base_url
     program = f"""

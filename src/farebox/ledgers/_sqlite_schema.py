@@ -134,6 +134,16 @@ class Identity(NamedTuple):
     inode: int
 
 
+class _Connection(sqlite3.Connection):
+    """Closes itself when nobody has it any more: a ledger lives as long as a call that settles in it, and no longer."""
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except Exception:  # it was never opened; of the modules, nothing may be left to name a narrower one
+            pass
+
+
 def connect(place: Place, mode: str = "rw") -> sqlite3.Connection:
     """A connection any thread may use, one at a time; `mode` "rwc" makes a file that is missing.
 
@@ -148,6 +158,7 @@ def connect(place: Place, mode: str = "rw") -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
         cached_statements=_STATEMENTS_KEPT,
+        factory=_Connection,
     )
     try:
         # FULL would wait for the disk within the transaction; that is done after it.
