@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 import farebox
-from farebox import BudgetExceeded
+from farebox import BudgetExceeded, budget, track
 from farebox.testing import FakeProvider
 
 MODEL = "gpt-4.1-mini"
 CLAUDE = "claude-haiku-4-5"
+#: What an agent says in the end, and how often it asks its model until then.
+FOUND, LOOP = "It is here.", 3
 
 
 def need(*modules: str) -> None:
@@ -35,6 +38,44 @@ def books_equal_bill(provider: FakeProvider, calls: int, **tags: str) -> None:
     assert [record.outcome for record in farebox.calls() if record.outcome != "refused"] == ["completed"] * calls
     for record in farebox.calls():
         assert record.tags == tags
+
+
+def loop_is_as_ever(
+    provider: FakeProvider, run: Callable[[], str], script: Callable[[FakeProvider], None] | None = None
+) -> None:
+    """An agent that uses its tool says what it says without farebox, and each of its three calls is counted once."""
+    farebox.uninstrument()
+    (script or uses_its_tool)(provider)
+    without = run()
+    assert FOUND in without
+    billed = provider.bill
+    assert billed.calls == LOOP
+    (script or uses_its_tool)(provider)
+    with farebox.instrument(), track(feature="agent"), budget("agent", usd=0.5) as spent:
+        assert run() == without
+    assert (spent.spent_usd, provider.bill.calls) == (provider.bill.usd - billed.usd, 2 * LOOP)
+    assert [(call.outcome, call.tags) for call in farebox.calls()] == [("completed", {"feature": "agent"})] * LOOP
+
+
+def uses_its_tool(provider: FakeProvider) -> None:
+    provider.answer(function="search", text='{"query": "sense"}', times=LOOP - 1)
+    provider.answer(text=FOUND)
+
+
+def loop_ends_with_the_budget(
+    provider: FakeProvider, run: Callable[[], object], script: Callable[[FakeProvider], None] | None = None
+) -> None:
+    """An agent that would use its tool for ever is stopped by its half dollar, and the stop reaches whoever has called it."""
+    (script or uses_its_tool_for_ever)(provider)
+    with track(feature="agent"), budget("agent", usd=0.5) as spent, stopped():
+        run()
+    assert provider.bill.calls > 20
+    assert provider.bill.usd == spent.spent_usd <= Decimal("0.5")
+    books_equal_bill(provider, len(provider.requests), feature="agent")
+
+
+def uses_its_tool_for_ever(provider: FakeProvider) -> None:
+    provider.answer(function="search", text='{"query": "sense"}', output_tokens=2_000)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,15 @@ import pytest
 import farebox
 from farebox import budget, track
 from farebox.testing import FakeProvider
-from tests.frameworks.oracle import MODEL, books_equal_bill, need, stopped
+from tests.frameworks.oracle import (
+    FOUND,
+    MODEL,
+    books_equal_bill,
+    loop_ends_with_the_budget,
+    loop_is_as_ever,
+    need,
+    stopped,
+)
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would fetch one when it is imported
 need("dspy", "openai")
@@ -29,7 +37,7 @@ def language_model(provider: FakeProvider) -> Iterator[None]:
         yield
 
 
-def model_at(provider: FakeProvider, **options: Any) -> dspy.LM:
+def model_at(provider: FakeProvider, name: str = MODEL, **options: Any) -> dspy.LM:
     words = {
         "api_base": provider.openai_base_url,
         "api_key": "fake",
@@ -37,7 +45,7 @@ def model_at(provider: FakeProvider, **options: Any) -> dspy.LM:
         "cache": False,
         "num_retries": 2,
     }
-    return dspy.LM(f"openai/{MODEL}", **{**words, **options})
+    return dspy.LM(f"openai/{name}", **{**words, **options})
 
 
 def ask(**inputs: Any) -> str:
@@ -94,3 +102,53 @@ def test_parallel_predictions_beyond_the_budget_are_not_sent(provider: FakeProvi
         answers = dspy.Parallel(num_threads=2, max_errors=100, disable_progress_bar=True)(pairs)
     assert [answer is not None for answer in answers].count(True) == three.spent_calls == 3
     books_equal_bill(provider, 3)
+
+
+def search(query: str) -> str:
+    """Look something up."""
+    return "nothing found"
+
+
+def react() -> str:
+    return str(dspy.ReAct("question -> answer", tools=[search], max_iters=500)(question="Why?").answer)
+
+
+async def react_async() -> str:
+    agent = dspy.ReAct("question -> answer", tools=[search], max_iters=500)
+    return str((await agent.acall(question="Why?")).answer)
+
+
+REACT = {"sync": react, "async": lambda: asyncio.run(react_async())}
+LOOP_WAYS = pytest.mark.parametrize("way", REACT)
+
+
+def step(tool: str) -> str:
+    said = {
+        "next_thought": "Hm.",
+        "next_tool_name": tool,
+        "next_tool_args": '{"query": "x"}' if tool == "search" else "{}",
+    }
+    return "\n\n".join(f"[[ ## {name} ## ]]\n{text}" for name, text in [*said.items(), ("completed", "")])
+
+
+def finds(provider: FakeProvider) -> None:
+    provider.answer(text=step("search"), times=1)
+    provider.answer(text=step("finish"), times=1)
+    provider.answer(text=f"[[ ## reasoning ## ]]\nSo.\n\n[[ ## answer ## ]]\n{FOUND}\n\n[[ ## completed ## ]]")
+
+
+def never_finds(provider: FakeProvider) -> None:
+    provider.answer(text=step("search"), output_tokens=2_000)
+
+
+@pytest.mark.surface("dspy agent, a loop of tools", kind="{way}", proves=["exact", "unbroken"])
+@LOOP_WAYS
+def test_an_agent_answers_as_ever(provider: FakeProvider, way: str) -> None:
+    loop_is_as_ever(provider, REACT[way], finds)
+
+
+@pytest.mark.surface("dspy agent, a loop of tools", kind="{way}", proves=["exact", "refused"])
+@LOOP_WAYS
+def test_an_agent_that_never_ends_is_stopped_by_its_half_dollar(provider: FakeProvider, way: str) -> None:
+    with dspy.context(lm=model_at(provider, "gpt-4.1", max_tokens=4_000)):
+        loop_ends_with_the_budget(provider, REACT[way], never_finds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -72,10 +73,17 @@ def partial(sdk: Sdk, **options: Any) -> Any:
     return Verdict.model_validate(last.model_dump())
 
 
+async def async_partial(sdk: Sdk, **options: Any) -> Any:
+    words = {**sdk.words, **options}
+    *_, last = [part async for part in sdk.async_client().chat.completions.create_partial(**words)]
+    return Verdict.model_validate(last.model_dump())
+
+
 WAYS: dict[str, Callable[..., Any]] = {
-    "sync": lambda sdk, **options: sdk.client().chat.completions.create(**sdk.words, **options),
-    "async": lambda sdk, **options: asyncio.run(sdk.async_client().chat.completions.create(**sdk.words, **options)),
+    "sync": lambda sdk, **options: sdk.client().chat.completions.create(**{**sdk.words, **options}),
+    "async": lambda sdk, **options: asyncio.run(sdk.async_client().chat.completions.create(**{**sdk.words, **options})),
     "stream": partial,
+    "async stream": lambda sdk, **options: asyncio.run(async_partial(sdk, **options)),
 }
 
 
@@ -113,10 +121,11 @@ def test_an_answer_that_is_not_valid_is_asked_for_again_and_each_time_is_a_call(
 
 @pytest.mark.parametrize("way", ["sync", "async"])
 def test_asking_again_ends_with_the_budget_and_the_stop_is_told(sdk: Sdk, provider: FakeProvider, way: str) -> None:
-    provider.answer(function="Verdict", text=BAD)
-    with budget(calls=3), stopped():
-        WAYS[way](sdk, max_retries=30)
-    assert provider.bill.calls == 3
+    provider.answer(function="Verdict", text=BAD, output_tokens=16_000)
+    with budget("half", usd=0.5) as half, stopped():
+        WAYS[way](sdk, max_retries=500, max_tokens=16_000)
+    assert provider.bill.calls > 3
+    assert half.spent_usd == provider.bill.usd <= Decimal("0.5")
     assert farebox.report().total.refused_calls == 1
 
 

@@ -56,9 +56,22 @@ def fan_out(**options: Any) -> Any:
 
 
 QUESTIONS = {"questions": [f"Why {number}?" for number in range(BRANCHES)], "answers": []}
+
+
+async def streamed(graph: Any, state: Any) -> dict[str, list[str]]:
+    return merged([part async for part in graph.astream(state)])
+
+
+def merged(parts: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """What a graph has streamed of its branches, as they ended."""
+    return {"answers": [answer for part in parts for answer in part["ask"]["answers"]]}
+
+
 WAYS = {
     "sync": lambda graph, state: graph.invoke(state),
     "async": lambda graph, state: asyncio.run(graph.ainvoke(state)),
+    "stream": lambda graph, state: merged(list(graph.stream(state))),
+    "async stream": lambda graph, state: asyncio.run(streamed(graph, state)),
 }
 
 
@@ -148,7 +161,9 @@ def test_a_tool_node_left_as_it_is_lets_the_stop_through(provider: FakeProvider)
     books_equal_bill(provider, 3)
 
 
-@pytest.mark.surface("langgraph fan-out", kind=["stream", "async stream"], proves=["exact", "unbroken"])
+@pytest.mark.surface(
+    "langgraph tokens of a graph's models", kind=["stream", "async stream"], proves=["exact", "unbroken"]
+)
 def test_what_a_graph_streams_of_its_models_is_counted_once(provider: FakeProvider) -> None:
     provider.answer(text="Because it is so. ")
     model = chat()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 import farebox
 from farebox import BudgetExceeded, budget, track
 from farebox.testing import FakeProvider
-from tests.frameworks.oracle import MODEL, books_equal_bill, need, stopped
+from tests.frameworks.oracle import MODEL, books_equal_bill, loop_ends_with_the_budget, loop_is_as_ever, need, stopped
 
 need("llama_index.core", "llama_index.llms.openai", "openai")
 
@@ -86,21 +85,28 @@ def search(query: str) -> str:
     return "nothing found"
 
 
+async def found(llm: OpenAI, way: str) -> str:
+    agent = FunctionAgent(tools=[search], llm=llm, streaming="stream" in way)
+    return str(await agent.run("Find it.", max_iterations=500))
+
+
+LOOP_WAYS = pytest.mark.parametrize("way", ["async", "async stream"])
+
+
 @pytest.mark.surface(
-    "llamaindex agent, a loop of tools", kind="async stream", proves=["exact", "refused"], of="llama-index-core"
+    "llamaindex agent, a loop of tools", kind="{way}", proves=["exact", "unbroken"], of="llama-index-core"
 )
-def test_an_agent_that_never_ends_is_stopped_by_its_half_dollar(provider: FakeProvider) -> None:
-    provider.answer(function="search", text='{"query": "sense"}', output_tokens=2_000)
-    agent = FunctionAgent(tools=[search], llm=chat(model="gpt-4.1", max_tokens=4_000))
+@LOOP_WAYS
+def test_an_agent_answers_as_ever(provider: FakeProvider, way: str) -> None:
+    loop_is_as_ever(provider, lambda: asyncio.run(found(chat(), way)))
 
-    async def main() -> None:
-        await agent.run("Find it.", max_iterations=500)
 
-    with track(feature="agent"), budget("agent", usd=0.5) as spent, stopped():
-        asyncio.run(main())
-    assert provider.bill.calls > 20
-    assert provider.bill.usd == spent.spent_usd <= Decimal("0.5")
-    books_equal_bill(provider, len(provider.requests), feature="agent")
+@pytest.mark.surface(
+    "llamaindex agent, a loop of tools", kind="{way}", proves=["exact", "refused"], of="llama-index-core"
+)
+@LOOP_WAYS
+def test_an_agent_that_never_ends_is_stopped_by_its_half_dollar(provider: FakeProvider, way: str) -> None:
+    loop_ends_with_the_budget(provider, lambda: asyncio.run(found(chat(model="gpt-4.1", max_tokens=4_000), way)))
 
 
 def test_a_tool_that_calls_a_model_is_stopped_and_the_next_call_is_refused(provider: FakeProvider) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 import farebox
 from farebox import BudgetExceeded, budget, track
 from farebox.testing import FakeProvider
-from tests.frameworks.oracle import MODEL, books_equal_bill, need
+from tests.frameworks.oracle import MODEL, books_equal_bill, loop_ends_with_the_budget, loop_is_as_ever, need
 
 need("agents", "openai")
 
@@ -45,17 +44,17 @@ def agent_of(model: str, name: str = MODEL, cap: int = 500, **options: Any) -> A
     return Agent(name="clerk", model=MODELS[model](name), model_settings=ModelSettings(max_tokens=cap), **options)
 
 
-async def streamed(agent: Agent[Any]) -> str:
-    run = Runner.run_streamed(agent, "Why?")
+async def streamed(agent: Agent[Any], words: Any) -> str:
+    run = Runner.run_streamed(agent, "Why?", **words)
     async for _ in run.stream_events():
         pass
     return str(run.final_output)
 
 
-WAYS: dict[str, Callable[[Agent[Any]], str]] = {
-    "sync": lambda agent: str(Runner.run_sync(agent, "Why?").final_output),
-    "async": lambda agent: str(asyncio.run(Runner.run(agent, "Why?")).final_output),
-    "async stream": lambda agent: asyncio.run(streamed(agent)),
+WAYS: dict[str, Callable[..., str]] = {
+    "sync": lambda agent, **words: str(Runner.run_sync(agent, "Why?", **words).final_output),
+    "async": lambda agent, **words: str(asyncio.run(Runner.run(agent, "Why?", **words)).final_output),
+    "async stream": lambda agent, **words: asyncio.run(streamed(agent, words)),
 }
 
 
@@ -86,15 +85,17 @@ def search(query: str) -> str:
     return "nothing found"
 
 
-@pytest.mark.surface("openai-agents agent, a loop of tools", kind="async", proves=["exact", "refused"])
-def test_an_agent_that_never_ends_is_stopped_by_its_half_dollar(provider: FakeProvider) -> None:
-    provider.answer(function="search", text='{"query": "sense"}', output_tokens=2_000)
+@pytest.mark.surface("openai-agents agent, a loop of tools", kind="{way}", proves=["exact", "unbroken"])
+@pytest.mark.parametrize("way", WAYS)
+def test_an_agent_answers_as_ever(provider: FakeProvider, way: str) -> None:
+    loop_is_as_ever(provider, lambda: WAYS[way](agent_of("openai-agents on responses", tools=[search])))
+
+
+@pytest.mark.surface("openai-agents agent, a loop of tools", kind="{way}", proves=["exact", "refused"])
+@pytest.mark.parametrize("way", WAYS)
+def test_an_agent_that_never_ends_is_stopped_by_its_half_dollar(provider: FakeProvider, way: str) -> None:
     agent = agent_of("openai-agents on responses", "gpt-4.1", 4_000, tools=[search])
-    with track(feature="agent"), budget("agent", usd=0.5) as spent, pytest.raises(BudgetExceeded):
-        asyncio.run(Runner.run(agent, "Find it.", max_turns=500))
-    assert provider.bill.calls > 20
-    assert provider.bill.usd == spent.spent_usd <= Decimal("0.5")
-    books_equal_bill(provider, len(provider.requests), feature="agent")
+    loop_ends_with_the_budget(provider, lambda: WAYS[way](agent, max_turns=500))
 
 
 def test_a_handoff_stays_in_the_scope_of_the_run(model: str, provider: FakeProvider) -> None:

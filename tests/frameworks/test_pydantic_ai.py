@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -12,12 +11,21 @@ import pytest
 import farebox
 from farebox import BudgetExceeded, budget, track
 from farebox.testing import FakeProvider
-from tests.frameworks.oracle import CLAUDE, MODEL, books_equal_bill, is_stop, need
+from tests.frameworks.oracle import (
+    CLAUDE,
+    MODEL,
+    books_equal_bill,
+    is_stop,
+    loop_ends_with_the_budget,
+    loop_is_as_ever,
+    need,
+)
 
 need("pydantic_ai", "openai", "anthropic")
 
 from pydantic import BaseModel  # noqa: E402
 from pydantic_ai import Agent  # noqa: E402
+from pydantic_ai.usage import UsageLimits  # noqa: E402
 
 MODELS = {
     "pydantic-ai with openai chat": f"openai-chat:{MODEL}",
@@ -36,15 +44,15 @@ def agent_of(model: str, **options: Any) -> Agent[Any, Any]:
     return Agent(MODELS[model], model_settings=SETTINGS, **options)
 
 
-async def streamed(agent: Agent[Any, str]) -> str:
-    async with agent.run_stream("Why?") as run:
+async def streamed(agent: Agent[Any, str], words: Any) -> str:
+    async with agent.run_stream("Why?", **words) as run:
         return "".join([part async for part in run.stream_text(delta=True)])
 
 
-WAYS: dict[str, Callable[[Any], Any]] = {
-    "sync": lambda agent: agent.run_sync("Why?").output,
-    "async": lambda agent: asyncio.run(agent.run("Why?")).output,
-    "async stream": lambda agent: asyncio.run(streamed(agent)),
+WAYS: dict[str, Callable[..., Any]] = {
+    "sync": lambda agent, **words: agent.run_sync("Why?", **words).output,
+    "async": lambda agent, **words: asyncio.run(agent.run("Why?", **words)).output,
+    "async stream": lambda agent, **words: asyncio.run(streamed(agent, words)),
 }
 
 
@@ -93,8 +101,8 @@ def test_asking_again_ends_with_the_budget(provider: FakeProvider) -> None:
     books_equal_bill(provider, 4)
 
 
-def searching(model: str) -> Agent[Any, str]:
-    agent = agent_of(model)
+def searching(name: str, cap: int) -> Agent[Any, str]:
+    agent: Agent[Any, str] = Agent(f"openai-chat:{name}", model_settings={"max_tokens": cap})
 
     @agent.tool_plain
     def search(query: str) -> str:
@@ -105,26 +113,21 @@ def searching(model: str) -> Agent[Any, str]:
 
 
 @pytest.mark.surface(
-    "pydantic-ai agent, a loop of tools", kind="async", proves=["exact", "refused"], of="pydantic-ai-slim"
+    "pydantic-ai agent, a loop of tools", kind="{way}", proves=["exact", "unbroken"], of="pydantic-ai-slim"
 )
-def test_an_agent_that_never_ends_is_stopped_by_its_half_dollar(provider: FakeProvider) -> None:
-    provider.answer(function="search", text='{"query": "sense"}', output_tokens=2_000)
-    agent = Agent("openai-chat:gpt-4.1", model_settings={"max_tokens": 4_000})
+@pytest.mark.parametrize("way", WAYS)
+def test_an_agent_answers_as_ever(provider: FakeProvider, way: str) -> None:
+    loop_is_as_ever(provider, lambda: WAYS[way](searching(MODEL, 500)))
 
-    @agent.tool_plain
-    def search(query: str) -> str:
-        """Look something up."""
-        return "nothing found"
 
-    from pydantic_ai.usage import UsageLimits
-
-    with track(feature="agent"), budget("agent", usd=0.5) as spent:
-        with pytest.raises(BudgetExceeded) as stop:
-            asyncio.run(agent.run("Find it.", usage_limits=UsageLimits(request_limit=None)))
-    assert stop.value.budget == "agent"
-    assert provider.bill.calls > 20
-    assert provider.bill.usd == spent.spent_usd <= Decimal("0.5")
-    books_equal_bill(provider, len(provider.requests), feature="agent")
+@pytest.mark.surface(
+    "pydantic-ai agent, a loop of tools", kind="{way}", proves=["exact", "refused"], of="pydantic-ai-slim"
+)
+@pytest.mark.parametrize("way", WAYS)
+def test_an_agent_that_never_ends_is_stopped_by_its_half_dollar(provider: FakeProvider, way: str) -> None:
+    loop_ends_with_the_budget(
+        provider, lambda: WAYS[way](searching("gpt-4.1", 4_000), usage_limits=UsageLimits(request_limit=None))
+    )
 
 
 def test_an_agent_within_a_tool_is_held_to_the_same_budget_and_its_stop_stops_both(provider: FakeProvider) -> None:
