@@ -96,6 +96,13 @@ def test_a_websocket_is_shown_as_unmetered_where_nobody_reads_it(found: Coverage
 
 
 @WITH_GOOGLE
+def test_googles_live_sessions_are_read_and_those_that_make_music_are_not(found: Coverage) -> None:
+    (live,) = (one for one in found if one.surface == "live.connect" and one.provider == "google")
+    assert (live.path, live.modes, live.metering) == ("websocket live.connect", ("async", "stream"), "metered")
+    assert row(found, "google", "live.music.connect").metering == "unmetered"
+
+
+@WITH_GOOGLE
 def test_of_googles_sdk_it_knows_what_it_reads_in_part(found: Coverage) -> None:
     rows = {(row.surface, row.path.rpartition(":")[2]): row for row in found if row.provider == "google"}
     assert rows["models.generate_content", "generateContent"].metering == "metered"

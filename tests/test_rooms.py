@@ -89,7 +89,7 @@ ROOMS = {
     "_seam": Room("as above", rooms("_call signals providers _bodies _pending _streams _patches _sockets")),
     "_seam_interactions": Room("as above", rooms("_call signals providers _bodies _pending _streams _patches")),
     "_seam_google_files": Room("as above", rooms("_call providers _pending _streams _patches")),
-    "_seam_live": Room("as above", rooms("signals providers _streams _patches")),
+    "_seam_live": Room("as above", rooms("signals providers _streams _patches _sessions")),
     "_seam_google": Room(
         "as above",
         rooms(

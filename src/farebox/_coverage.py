@@ -117,7 +117,7 @@ def _metering(provider: Provider, surface: str, path: str) -> Metering | Literal
         is_read = path.removeprefix("websocket ") in getattr(provider, "dialogues", {})
         is_read = is_read and not surface.startswith("beta.")  # whose connections have nothing in common to be wrapped
         return (
-            "metered" if is_read and importlib.util.find_spec(f"{provider.sdk}._websocket_connection") else "unmetered"
+            "metered" if is_read and importlib.util.find_spec(getattr(provider, "socket_module", "")) else "unmetered"
         )
     metering = provider.metering(path)
     reads_some: Callable[[str], bool] = getattr(provider, "reads_some", lambda path: False)

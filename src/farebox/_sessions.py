@@ -38,7 +38,9 @@ MARK: Final = "_farebox_session"
 _MOST_WAIT_SECONDS: Final = 2.0
 
 #: How a call ends of which such news come.
-_OUTCOMES: Final[dict[str, Outcome]] = {"ended": "completed", "lost": "unknown", "refused": "failed"}
+_OUTCOMES: Final[dict[str, Outcome]] = {
+    "ended": "completed", "used": "completed", "lost": "unknown", "refused": "failed",
+}  # fmt: skip
 
 
 class Asked(Link):
@@ -132,18 +134,16 @@ class Session:
             return None
 
     def _take(self, news: News) -> Asked | None:
-        if news.what == "used":
-            return self._unasked(news)
         with self._lock:
             asked, answered_too = self._find(news)
         for other in answered_too:
             self._end(other, "failed")  # it is one answer, and billed once
+        if asked is None:
+            return self._unasked(news) if news.what in ("begun", "used") else None
         if news.what == "begun":
-            if asked is None:
-                return self._unasked(news)
             self._begins(asked, news.answer_id)
-        elif asked is not None:
-            if news.what == "ended":
+        else:
+            if news.what in ("ended", "used"):
                 with self._lock:
                     self._dialogue.ended(asked.call, news)
             self._end(asked, _OUTCOMES[news.what])
@@ -161,24 +161,28 @@ class Session:
 
     def _find(self, news: News) -> tuple[Asked | None, list[Asked]]:
         """What an event is about, and what it answers along with it; neither is in line any more."""
-        in_line = [one for one in self._asked if one.line == news.line]
-        if news.what == "refused" and news.event_id:
+        in_line = [one for one in self._asked if one.line.startswith(news.line)]
+        if news.event_id:
             in_line = [one for one in self._asked if one.event_id == news.event_id]
-        found, answered_too = in_line[:1], []
-        if news.what == "ended" and news.answer_id in self._begun:
-            return self._begun.pop(news.answer_id), []
-        if news.what == "lost":
-            begun = next((key for key, one in self._begun.items() if one.line == news.line), None)
-            if begun is not None:
-                return self._begun.pop(begun), []
-        if news.answers_all:
+        begun = None
+        if news.what in ("ended", "used") and news.answer_id in self._begun:
+            begun = news.answer_id
+        elif news.what == "lost":
+            begun = next((key for key, one in self._begun.items() if one.line.startswith(news.line)), None)
+        if begun is not None:
+            found, answered_too = [self._begun.pop(begun)], in_line if news.answers_all else []
+        elif news.answers_all:
             found, answered_too = in_line[-1:], in_line[:-1]
+        else:
+            found, answered_too = in_line[:1], []
         for one in (*found, *answered_too):
-            self._asked.remove(one)
+            if one in self._asked:
+                self._asked.remove(one)
         return (found[0] if found else None), answered_too
 
     def _begins(self, asked: Asked, answer_id: str) -> None:
-        asked.call.response_id = answer_id
+        if self._dialogue.names_answers:
+            asked.call.response_id = answer_id
         with self._lock:
             self._begun[answer_id] = asked
 
@@ -338,12 +342,12 @@ def receive(original: Any) -> Callable[..., Any]:
 def receive_async(original: Any) -> Callable[..., Any]:
     """As `receive`."""
 
-    async def recv_bytes(connection: Any) -> Any:
+    async def recv_bytes(connection: Any, **words: Any) -> Any:
         session = session_of(connection)
         if session is None:
-            return await original(connection)
+            return await original(connection, **words)
         try:
-            data = await original(connection)
+            data = await original(connection, **words)
         except Exception as error:
             if is_named(error, "ConnectionClosed"):
                 session.over("unknown", error)

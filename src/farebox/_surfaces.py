@@ -13,7 +13,7 @@ import importlib
 import inspect
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from farebox.providers import Provider
@@ -46,22 +46,29 @@ def stainless(provider: Provider) -> Iterator[Found]:
         for prefix, resource in _resources(client, ""):
             for method, posts in methods(kind_of(resource)).items():
                 yield from (Found(prefix + method, post.path, _modes(mode, post)) for post in posts)
-            path = sockets.get(type(resource).__module__)
-            if path is not None and hasattr(resource, "connect"):
-                yield Found(f"{prefix}connect", SOCKET + path, (mode, "stream"))
+            yield from _opened(sockets, mode, prefix, resource)
 
 
 def google(provider: Provider) -> Iterator[Found]:
     """Of Google's SDK: its resources are properties of a client and of its `aio`."""
     sdk = importlib.import_module(provider.sdk)
     client = getattr(sdk, provider.clients[0])(api_key="none", vertexai=False)
+    sockets: dict[str, str] = getattr(provider, "sockets", {})
     try:
         for mode, owner in (("sync", client), ("async", client.aio)):
             for prefix, resource in _resources(owner, ""):
                 for method, posts in methods(kind_of(resource)).items():
                     yield from (Found(prefix + method, post.path, _modes(mode, post)) for post in posts)
+                yield from _opened(sockets, mode, prefix, resource)
     finally:
         getattr(client, "close", lambda: None)()
+
+
+def _opened(sockets: Mapping[str, str], mode: str, prefix: str, resource: Any) -> Iterator[Found]:
+    """The method of a resource that opens a websocket, where it has one."""
+    path = sockets.get(type(resource).__module__)
+    if path is not None and hasattr(resource, "connect"):
+        yield Found(f"{prefix}connect", SOCKET + path, (mode, "stream"))
 
 
 def _modes(mode: str, post: Post) -> tuple[str, ...]:

@@ -200,23 +200,22 @@ def test_vertex_is_metered_by_its_own_path(vertex: Any, provider: Any, words: An
 
 
 @pytest.mark.usefixtures("metered")
-@pytest.mark.parametrize("music", [False, True])
-def test_a_live_session_is_refused_under_a_limit_before_it_is_opened(client: Any, provider: Any, music: bool) -> None:
+@pytest.mark.filterwarnings("ignore:Realtime music generation")
+def test_a_session_that_makes_music_is_refused_under_a_limit_before_it_is_opened(client: Any, provider: Any) -> None:
     async def open_one(aio: Any) -> None:
-        live = aio.live.music if music else aio.live
-        async with live.connect(model="gemini-3.8-live"):
+        async with aio.live.music.connect(model="lyria-realtime-exp"):
             raise AssertionError
 
-    with budget(usd=1), pytest.raises(UnmeteredCall, match=r"live\."):
+    with budget(usd=1), pytest.raises(UnmeteredCall, match=r"live\.music\."):
         run(client, open_one)
     assert not provider.requests
     assert outcomes() == ["refused"]
 
 
 @pytest.mark.usefixtures("metered")
-@pytest.mark.filterwarnings("ignore::farebox.errors.UnmeteredWarning")
-def test_a_live_session_without_a_limit_is_counted(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    live: Any = importlib.import_module("google.genai.live")
+@pytest.mark.filterwarnings("ignore::farebox.errors.UnmeteredWarning", "ignore:Realtime music generation")
+def test_a_session_that_makes_music_without_a_limit_is_counted(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    live: Any = importlib.import_module("google.genai.live_music")
 
     class Socket:
         """A server that says it is ready, and no more: what is tested is who opened the session, not what was said."""
@@ -231,17 +230,17 @@ def test_a_live_session_without_a_limit_is_counted(client: Any, monkeypatch: pyt
         async def recv(self, **_: object) -> bytes:
             return b'{"setupComplete": {}}'
 
-    monkeypatch.setattr(live, "ws_connect", lambda *_args, **_kwargs: Socket())
+    monkeypatch.setattr(live, "connect", lambda *_args, **_kwargs: Socket())
 
     async def open_one(aio: Any) -> None:
-        async with aio.live.connect(model="gemini-3.8-live") as session:
-            assert isinstance(session, live.AsyncSession)
+        async with aio.live.music.connect(model="lyria-realtime-exp") as session:
+            assert isinstance(session, live.AsyncMusicSession)
 
     run(client, open_one)
     assert report().total.unmetered_calls == 1
     assert (only_record().outcome, only_record().request_model, only_record().usd) == (
         "completed",
-        "gemini-3.8-live",
+        "lyria-realtime-exp",
         None,
     )
 

@@ -28,7 +28,7 @@ class Question(NamedTuple):
     """An event of the client's that asks for an answer.
 
     Attributes:
-        line: Where the answer is waited for: those of one line begin in the order in which they were asked for.
+        line: Where the answer is waited for: those of lines that begin alike begin in the order in which they were asked for.
     """
 
     call: Call
@@ -39,11 +39,11 @@ class News(NamedTuple):
     """What an event of the server's says of the calls of its session.
 
     Attributes:
-        what: An answer has begun or ended, or was lost after it had begun; what was asked for was refused; or something else
-            was used and is known.
-        answer_id: Of the answer that begun or ended.
-        line: Of what was asked for.
-        answers_all: Of one that has begun: it answers all that its line had, the last of which was held for all.
+        what: An answer has begun or ended, or was lost after it had begun; what was asked for was refused; or it is told what
+            was used, by the answer or by what was asked for, or else by nobody that was known of.
+        answer_id: Of the answer.
+        line: How the lines begin in which it was asked for.
+        answers_all: It answers all that these lines have, the last of which was held for all.
         event_id: Of the client's event that was refused; "" where the server does not say.
         body: What holds the usage.
     """
@@ -63,6 +63,8 @@ class Dialogue(Protocol):
     marks: tuple[bytes, ...]
     #: Whether the client may give each event an id, which the server repeats where it refuses one.
     names_events: bool
+    #: Whether the ids of answers are the server's own.
+    names_answers: bool
 
     def sent(self, event: Mapping[str, Any]) -> Question | None:
         """Take note of an event of the client's; what it asks, where it asks for an answer."""

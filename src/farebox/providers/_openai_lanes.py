@@ -35,7 +35,7 @@ class Lanes:
 
     marks = (*(f'"{end}"'.encode() for end in sorted(ENDS)), b'"response.created"', b'"response.steer.', b'"error"')
 
-    names_events = False
+    names_events, names_answers = False, True
 
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
@@ -157,11 +157,11 @@ def _items(given: Any) -> list[Any]:
 
 
 def _lane(event: Mapping[str, Any]) -> str:
-    return f"lane {text_of(event.get('stream_id'))}"
+    return f"lane {text_of(event.get('stream_id'))} "
 
 
 def _steering(answer_id: str) -> str:
-    return f"steering {answer_id}"
+    return f"steering {answer_id} "
 
 
 def _go_on(call: Call, earlier: Call) -> None:

@@ -43,7 +43,7 @@ class Realtime:
 
     marks = (b'"response.created"', b'"response.done"', b'"session.', b'"error"', _TRANSCRIBED.encode())
 
-    names_events = True
+    names_events = names_answers = True
 
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
@@ -96,7 +96,7 @@ class Realtime:
             asked = text_of(fields(event.get("error")).get("event_id"))
             return News("refused", event_id=asked) if asked else None
         elif kind == _TRANSCRIBED:
-            return News("used", body=event)
+            return News("used", line="what is written down", body=event)
         return None
 
     def unasked(self, news: News) -> Call:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from farebox._call import BATCH, Call
 from farebox.providers import Metering, StreamReader
+from farebox.providers._dialogues import Opened
 from farebox.providers._google_batches import (
     EMBED,
     GENERATE,
@@ -36,6 +37,8 @@ from farebox.providers._google_interactions import (
     read_interaction_request,
     rewrite_interaction,
 )
+from farebox.providers._google_live import PATH as LIVE
+from farebox.providers._google_live import Live
 from farebox.providers._google_media import (
     PICTURES,
     VIDEOS,
@@ -53,7 +56,8 @@ from farebox.providers._uploads import Upload
 from farebox.providers._vision import Pictures, gemini_image_tokens, is_older_gemini
 
 _PATH: Final = re.compile(r"/(models|tunedModels|endpoints)/([^/:]+):(\w+)$")
-_GENERATE: Final = ("generateContent", "streamGenerateContent")
+GENERATE_CONTENT: Final = "generateContent"
+_GENERATE: Final = (GENERATE_CONTENT, "streamGenerateContent")
 _CHAT: Final = ":generateContent"
 _INTERACTIONS: Final = "interactions"
 #: A look at an interaction, or the end of one that is still being made.
@@ -115,6 +119,20 @@ class Google:
     seam = "google"
     clients = ("Client", "Client")
     chat_path = _CHAT
+    #: Modules of the SDK with websockets, and what is opened.  Of music no message says what was used.
+    sockets: Final = {"google.genai.live": LIVE, "google.genai.live_music": "live.music.connect"}
+    socket_module = "google.genai.live"
+    dialogues: Final = (LIVE,)
+
+    def live(self, opened: Opened, config: Mapping[str, Any]) -> Live:
+        """Who reads a live session."""
+
+        def read(body: Mapping[str, Any]) -> Call | None:
+            return self._read_generate(
+                opened.provider_name, GENERATE_CONTENT, opened.model, body, opened.server_address
+            )
+
+        return Live(opened, config, read)
 
     def read_request(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
         name = self.name

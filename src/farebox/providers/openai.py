@@ -105,6 +105,8 @@ class OpenAI:
         "openai.resources.live.forks": "/live",
     }
 
+    #: Without this there is nothing in an SDK by which they could be read.
+    socket_module = "openai._websocket_connection"
     #: Who reads what is said over them.
     dialogues: Final = {REALTIME: Realtime, RESPONSES: Lanes}
 
