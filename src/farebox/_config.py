@@ -15,7 +15,7 @@ import attrs
 from farebox import signals
 from farebox._budget import Budget
 from farebox._budget_words import OnLedgerError
-from farebox._call import EMPTY_TAGS, read_tags
+from farebox._call import EMPTY_TAGS, Call, read_tags
 from farebox._money import UsdLike
 from farebox._needs import USEFUL_TOKENS, Needs, Site
 from farebox._rows import FORM
@@ -29,7 +29,17 @@ if TYPE_CHECKING:
     from farebox._settings import Settings
 
 _MOST_ANSWERS: Final = 10_000
+_MOST_HOSTS: Final = 1_000
 _UNDO_SECONDS: Final = 2.0
+
+#: The tier of a request that names none, and the one that it is held at once its host has served a dear one.
+UNNAMED_TIERS: Final = {"": "auto", "regional": "auto+regional"}
+#: Tiers that an answer may name and that cost more than the standard one, if nobody has paid for them before.
+DEAR_TIERS: Final = frozenset(
+    tier + region
+    for tier in ("priority", "fast", "ultrafast", "scale", "on_demand_priority")
+    for region in ("", "+regional")
+)
 
 
 @attrs.frozen
@@ -48,6 +58,8 @@ class State:
     deployments: Mapping[str, str] = EMPTY_TAGS
     #: Tokens of the answers that a later call can go on from, by id; the oldest are forgotten first.
     answers: dict[str, int] = attrs.field(factory=dict)
+    #: Hosts that have served a dear tier to a request which named none: their project has another default than the usual one.
+    dear_hosts: set[str] = attrs.field(factory=set)
     #: Whether somebody said where to keep money; the default forgets it with the process.
     is_ledger_chosen: bool = False
     #: Budgets over every call of the process.
@@ -66,6 +78,11 @@ class State:
         self.answers[response_id] = tokens
         while len(self.answers) > _MOST_ANSWERS:
             self.answers.pop(next(iter(self.answers)), None)
+
+    def remember_tier(self, call: Call) -> None:
+        """Take note of a tier that was served: later calls to that host are held at the dearest, unless they name one."""
+        if call.tier in UNNAMED_TIERS and len(self.dear_hosts) < _MOST_HOSTS:
+            self.dear_hosts.add(call.server_address)
 
 
 #: Whether calls of any client have ever been metered in this process.
@@ -343,6 +360,7 @@ def _changes_of(
             "needs": Needs(opened.learnt()),
             "input_estimate": InputEstimate(),
             "answers": {},
+            "dear_hosts": set(),
         }
     return changes
 

@@ -171,6 +171,8 @@ def after_call(provider_name: str, call: Call) -> None:
         plan.books.settle(plan.hold_id, nanos or 0, tokens_in + tokens_out, plan.need.calls, call)
     else:
         _pay(call, plan, nanos, tokens_in + tokens_out)
+    if call.served_tier in _config.DEAR_TIERS:
+        plan.state.remember_tier(call)
     call.plan = None  # not before it is paid: who is interrupted here comes again
     if nanos is None:
         _speak.warn_unpriced(call)

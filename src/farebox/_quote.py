@@ -42,6 +42,8 @@ def quote(call: Call, frame: Frame | None) -> Plan:
     if state.standing or (frame is not None and frame.standing):
         frame = _standing.join(frame, call, state)
     model = call.sent_model or call.request_model
+    if state.dear_hosts and call.server_address in state.dear_hosts:
+        call.tier = _config.UNNAMED_TIERS.get(call.tier, call.tier)
     names, at = (call.provider_name, model, call.tier, call.cache_write), call.started_at_seconds
     tariff = state.card.tariffs.get(names, NO_TARIFF)
     if not tariff.holds_from <= at < tariff.holds_until:
