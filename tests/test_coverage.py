@@ -117,6 +117,16 @@ def test_of_googles_sdk_it_knows_what_it_reads_in_part(found: Coverage) -> None:
     assert rows["tunings.tune", "/tuningJobs"].metering == "unmetered"
 
 
+def test_of_mistrals_sdk_it_finds_what_is_named_and_what_hangs_on_that(found: Coverage) -> None:
+    pytest.importorskip("mistralai", reason="mistralai is not installed")
+    rows = {row.surface: row for row in found if row.provider == "mistral"}
+    assert (rows["chat.complete"].path, rows["chat.complete"].metering) == ("/v1/chat/completions", "metered")
+    assert rows["chat.stream"].modes == ("sync", "async", "stream")
+    assert rows["audio.transcriptions.complete"].metering == "metered"
+    assert rows["files.upload"].metering == "free"
+    assert rows["agents.complete"].metering == rows["beta.conversations.start"].metering == "unmetered"
+
+
 # Resources of an SDK of tomorrow, in the ways that SDKs write a request.
 
 
@@ -173,7 +183,7 @@ def test_an_sdk_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatc
 def test_it_prints_as_a_table_with_its_sums(found: Coverage) -> None:
     head, *lines = str(found).splitlines()
     assert head.split() == ["provider", "sdk", "version", "surface", "path", "modes", "metering"]
-    assert sum(line.startswith(("openai ", "anthropic ", "google ")) for line in lines) == len(found)
+    assert sum(line.startswith(("openai ", "anthropic ", "google ", "mistral ")) for line in lines) == len(found)
     metered = sum(row.provider == "openai" and row.metering == "metered" for row in found)
     assert f"openai: {metered} metered, " in lines[-1]
     assert repr(found) == str(found)

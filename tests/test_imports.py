@@ -206,9 +206,9 @@ def in_a_fresh_process(script: str) -> Any:
 def test_importing_and_instrumenting_imports_no_sdk() -> None:
     script = (
         "import json, sys, farebox\n"
-        "before = [name for name in ('openai', 'anthropic', 'google.genai') if name in sys.modules]\n"
+        "before = [name for name in ('openai', 'anthropic', 'google.genai', 'mistralai') if name in sys.modules]\n"
         "farebox.instrument()\n"
-        "names = ('openai', 'anthropic', 'google.genai')\n"
+        "names = ('openai', 'anthropic', 'google.genai', 'mistralai')\n"
         "print(json.dumps([before, [name for name in names if name in sys.modules]]))\n"
     )
     assert in_a_fresh_process(script) == [[], []]
@@ -240,6 +240,22 @@ def test_googles_sdk_imported_after_instrument_is_metered_in_both_its_stacks() -
         "print(json.dumps([*found, any('farebox' in type(finder).__module__ for finder in sys.meta_path)]))\n"
     )
     assert in_a_fresh_process(script) in ([True, True, False], [True, True])
+
+
+def test_mistrals_sdk_imported_after_instrument_is_metered_in_all_its_packages() -> None:
+    pytest.importorskip("mistralai", reason="mistralai is not installed")
+    script = (
+        "import importlib, json, sys, farebox\n"
+        "farebox.instrument(only=['mistral'])\n"
+        "found = []\n"
+        "for part in ('', '.azure', '.gcp'):\n"
+        "    base = importlib.import_module(f'mistralai{part}.client.basesdk').BaseSDK\n"
+        "    found.append(hasattr(base.do_request, '__wrapped__') and hasattr(base.do_request_async, '__wrapped__'))\n"
+        "print(json.dumps(found))\n"
+    )
+    if importlib.util.find_spec("mistralai.basesdk") is not None:
+        pytest.skip("this mistralai has its classes elsewhere")
+    assert in_a_fresh_process(script) in ([True, True, True], [True, True])
 
 
 def test_undo_before_the_sdk_is_imported_leaves_it_alone() -> None:

@@ -422,6 +422,7 @@ def set_price(
     per_million_characters: UsdLike | None = None,
     per_audio_minute: UsdLike | None = None,
     per_video_second: UsdLike | None = None,
+    per_page: UsdLike | None = None,
     provider: str | None = None,
 ) -> None:
     """Price a model in USD, over everything else; 0 says that it is free.
@@ -433,8 +434,8 @@ def set_price(
             below; its tokens then cost nothing.
         cache_read_per_million, cache_write_per_million: Of tokens read from a prompt cache and written to it.
         cache_storage_per_million_hours: Of what a cache of one's own keeps, per million tokens and hour.
-        per_image, per_million_characters, per_audio_minute, per_video_second: Of pictures made, of text read aloud, of
-            sound in or out, of video.
+        per_image, per_million_characters, per_audio_minute, per_video_second, per_page: Of pictures made, of text read
+            aloud, of sound in or out, of video, of documents read.
         provider: Only for this provider.
 
     Raises:
@@ -451,5 +452,6 @@ def set_price(
         per_million_characters=per_million_characters,
         per_audio_minute=per_audio_minute,
         per_video_second=per_video_second,
+        per_page=per_page,
         provider=provider,
     )

@@ -7,6 +7,7 @@ import importlib.util
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from importlib.metadata import version
 from typing import Any, Final, Literal
 
 import attrs
@@ -14,7 +15,7 @@ import attrs
 from farebox.providers import Metering, Provider, find_provider, provider_names
 
 #: How the surfaces of an SDK are found, by the kind of seam that its provider names.
-_KINDS: Final = {"stainless": "stainless", "google": "google"}
+_KINDS: Final = {"stainless": "stainless", "google": "google", "mistral": "mistral"}
 _COLUMNS: Final = ("provider", "sdk", "version", "surface", "path", "modes", "metering")
 
 
@@ -94,8 +95,13 @@ def coverage() -> Coverage:
             sdk = import_module(provider.sdk)
         except ImportError:
             continue  # it is not installed
-        found += _surfaces(name, provider, str(getattr(sdk, "__version__", "")))
+        found += _surfaces(name, provider, _version_of(sdk))
     return Coverage(tuple(found))
+
+
+def _version_of(sdk: Any) -> str:
+    said = getattr(sdk, "__version__", None)
+    return str(said) if said else version(sdk.__name__.partition(".")[0])
 
 
 def _surfaces(name: str, provider: Provider, version: str) -> Iterator[Surface]:

@@ -21,7 +21,11 @@ _seams: dict[str, Patches] = {}
 _lock = threading.RLock()
 _handles: list[Instrumentation] = []
 #: The seams by the kind of SDK that a provider names.
-_KINDS: Final = {"stainless": "farebox._seam:Seam", "google": "farebox._seam_google:GoogleSeam"}
+_KINDS: Final = {
+    "stainless": "farebox._seam:Seam",
+    "google": "farebox._seam_google:GoogleSeam",
+    "mistral": "farebox._seam_mistral:MistralSeam",
+}
 
 
 class Instrumentation:
@@ -131,7 +135,8 @@ def instrument(
             signals.instrumented.send(seam.provider.name)
         try:
             for seam in seams:
-                _imports.when_imported(seam.module, seam.install)
+                for module in seam.awaited:
+                    _imports.when_imported(module, seam.install)
         except BaseException:
             for seam in seams:
                 _release(seam)  # all or none
@@ -176,14 +181,15 @@ def _seam(name: str) -> Patches:
 
 def _release(seam: Patches) -> None:
     if not seam.is_used:
-        _imports.no_longer(seam.module, seam.install)
+        for module in seam.awaited:
+            _imports.no_longer(module, seam.install)
         seam.uninstall()
 
 
 def _seam_of(client: Any) -> Patches:
     seams = [_seam(name) for name in provider_names()]
     for seam in seams:
-        if seam.module in sys.modules and seam.is_client(client):
+        if any(module in sys.modules for module in seam.awaited) and seam.is_client(client):
             return seam
     known = ", ".join(f"{seam.module}.{name}" for seam in seams for name in seam.provider.clients)
     raise TypeError(f"{type(client).__name__} is no client that farebox knows; pass one of {known}")

@@ -62,6 +62,11 @@ class Patches:
         self._unread: set[type] = set()
         self._patched: list[tuple[type, str, Any, Any]] = []
 
+    @property
+    def awaited(self) -> tuple[str, ...]:
+        """The modules after whose import `install` is to run."""
+        return (self.module,)
+
     def install(self) -> None:
         """Wrap the SDK's classes, once.
 
@@ -217,9 +222,9 @@ def never_sent(error: BaseException | None) -> bool:
     return False
 
 
-def incompatible(module: Any, what: str) -> IncompatibleSDK:
-    """The error for an SDK whose seams are not where they were."""
-    extra = module.__name__.partition(".")[0]
+def incompatible(module: Any, what: str, extra: str = "") -> IncompatibleSDK:
+    """The error for an SDK whose seams are not where they were; `extra` is farebox's own, if not called like the package."""
+    extra = extra or module.__name__.partition(".")[0]
     return IncompatibleSDK(
         f"{module.__name__} {getattr(module, '__version__', '?')} is not as farebox knows it: {what}; nothing was "
         f"instrumented\n  install a supported version: pip install 'farebox[{extra}]'"

@@ -29,7 +29,7 @@ from farebox._call import Call
 from farebox._patches import CLIENT_MARK, Link, Patches, failed, incompatible, is_named, never_sent
 from farebox._seam_google_files import METHODS, FileProvider, Files
 from farebox._seam_interactions import MODULE as STACK
-from farebox._seam_interactions import Stack, stacks
+from farebox._seam_interactions import Interactions, stacks
 from farebox._seam_live import Sessions, sessions
 from farebox._streams import Guard, Watch, end_call, leave_pending, read_answer
 from farebox.providers import Provider, Reader
@@ -104,7 +104,7 @@ class GoogleSeam(Patches):
     def install_stack(self) -> None:
         """Wrap what `client.interactions` and its like are sent by, once the SDK has imported it."""
         for cls, method, client_name, twin_name in stacks(sys.modules[STACK], sys.modules[self.module]):
-            stack = Stack(self, client_name, twin_name)
+            stack = Interactions(self, client_name, twin_name)
             self._patch(cls, method, stack.wrap_async if method.endswith("_async") else stack.wrap)
 
     def uninstall(self) -> None:

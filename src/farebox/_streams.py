@@ -314,16 +314,23 @@ def watch_stream(stream: Any, call: Call, provider: Reader) -> None:
     response = stream.response
     if _WATCH not in response.__dict__:
         watch_response(response, call, provider)
-    watch, guard = response.__dict__[_WATCH]
-    # The guard moves: the response is part of a cycle and would keep it until the next collection.
-    response.__dict__[_WATCH] = (watch, None)
     # On a twin, as a generator that referred to the stream itself would keep it alive.
     twin = object.__new__(type(stream))
     twin.__dict__.update(stream.__dict__)
     twin.__dict__.pop("_iterator", None)
-    source = twin.__stream__()
+    stream._iterator = watched(response, twin.__stream__())
+
+
+def watched(response: Any, source: Any) -> Any:
+    """`source`, which makes chunks of a response, seen as they pass; the very same where nobody watches over the response."""
+    found = response.__dict__.get(_WATCH)
+    if found is None:
+        return source
+    watch, guard = found
+    # The guard moves: the response is part of a cycle and would keep it until the next collection.
+    response.__dict__[_WATCH] = (watch, None)
     iterate = watch.aiterate if hasattr(source, "__anext__") else watch.iterate
-    stream._iterator = watch.read_through(iterate(guard, source))
+    return watch.read_through(iterate(guard, source))
 
 
 _watched_classes: dict[type, type] = {}
@@ -409,6 +416,17 @@ def read_answer(call: Call, provider: Reader, answer: Any) -> None:
     """
     try:
         provider.read_answer(call, answer)
+    except Exception as error:
+        call.doubt = type(error).__name__
+
+
+def read_events(call: Call, provider: Reader, body: bytes) -> None:
+    """As `read_answer`, of a stream that was read to its end."""
+    try:
+        reader = provider.stream_reader(call)
+        for payload in server_sent(body):
+            reader.see(payload)
+        reader.finish()
     except Exception as error:
         call.doubt = type(error).__name__
 

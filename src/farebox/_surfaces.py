@@ -71,6 +71,31 @@ def _opened(sockets: Mapping[str, str], mode: str, prefix: str, resource: Any) -
         yield Found(f"{prefix}connect", SOCKET + path, (mode, "stream"))
 
 
+def mistral(provider: Provider) -> Iterator[Found]:
+    """Of Mistral's SDK: the resources of a client are in a map of its class, theirs are attributes; each method has a twin."""
+    sdk = importlib.import_module(provider.sdk)
+    if not hasattr(sdk, provider.clients[0]):  # before 2.0 it was one package up
+        sdk = importlib.import_module(provider.sdk.partition(".")[0])
+    client = object.__new__(getattr(sdk, provider.clients[0]))
+    client.sdk_configuration = None
+    for prefix, resource in _named_resources(client, ""):
+        for method, posts in methods(kind_of(resource)).items():
+            name = method.removesuffix("_async")
+            for post in posts:
+                path, _, stream = post.path.partition("#")
+                mode = "sync" if name == method else "async"
+                yield Found(prefix + name, path, (mode, "stream") if stream == "stream" else (mode,))
+
+
+def _named_resources(owner: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """What hangs on a client or a resource of such an SDK, with the words before a method of it."""
+    for name in (*getattr(owner, "_sub_sdk_map", ()), *vars(owner)):
+        resource = getattr(owner, name, None)
+        if hasattr(resource, "do_request") and not name.startswith("parent"):
+            yield f"{prefix}{name}.", resource
+            yield from _named_resources(resource, f"{prefix}{name}.")
+
+
 def _modes(mode: str, post: Post) -> tuple[str, ...]:
     return (mode, "stream") if post.is_stream else (mode,)
 

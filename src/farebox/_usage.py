@@ -10,10 +10,10 @@ from typing import Final, NamedTuple
 class Usage(NamedTuple):
     """What a provider says a call used, in disjoint buckets: no token is in two of them.
 
-    Tokens first, and then what else is charged: searches, pictures and characters are counted, sound and video measured in
-    milliseconds, and a container in gigabytes of its memory times minutes.  `fees_nanos` is what has no unit: nanodollars.  What a cache of one's own holds is its tokens times hours.
-    The properties are the totals that OpenTelemetry GenAI means by the same names: input with everything cached, output
-    with everything reasoned.
+    Tokens first, and then what else is charged: searches, pictures, characters and pages are counted, sound and video
+    measured in milliseconds, and a container in gigabytes of its memory times minutes.  `fees_nanos` is what has no unit:
+    nanodollars.  What a cache of one's own holds is its tokens times hours.  The properties are the totals that OpenTelemetry
+    GenAI means by the same names: input with everything cached, output with everything reasoned.
 
     A tuple, not an attrs record: every call makes one, and a frozen attrs instance takes four times as long to make.
     Ledgers keep it as a list, so that a bucket is only ever added at the end.
@@ -45,6 +45,8 @@ class Usage(NamedTuple):
     video_milliseconds: int = 0
     fees_nanos: int = 0
     cache_token_hours: int = 0
+    pages: int = 0
+    annotated_pages: int = 0
 
     @property
     def input_tokens(self) -> int:

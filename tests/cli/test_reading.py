@@ -241,7 +241,11 @@ def test_a_ledger_that_others_keep_locked_did_not_answer(command: Command, ledge
         ("report --tz Mars", 2, "'Mars' is no time zone; write one such as UTC or Asia/Tokyo"),
         ("report --where feature", 2, "'feature' is no pair"),
         ("reprot", 2, "No such command 'reprot'"),
-        ("price gtp-4.1", 3, "no price of 'gtp-4.1' is known for anthropic or google or openai; similar: gpt-4.1"),
+        (
+            "price gtp-4.1",
+            3,
+            "no price of 'gtp-4.1' is known for anthropic or google or mistral or openai; similar: gpt-4.1",
+        ),
         ("estimate no-such-model", 3, "model 'no-such-model' has no price"),
         ("explain call_1", 3, "no call 'call_1' is kept in this ledger"),
         ("explain", 2, "give the id of a call, or --last"),

@@ -31,8 +31,6 @@ JUSTIFIED = {
 
 # Listed prices of what `Usage` has no bucket for.
 UNUSED_KEYS = {
-    "input_annotated_document_kpages",
-    "input_document_kpages",
     "input_text_messages_kcount",
     "output_citation_mtok",
 }
@@ -66,6 +64,8 @@ def oracle_nanos(model: ModelInfo, provider: Provider, usage: Usage, context: Ma
         "web_searches": usage.web_searches,
         "storage_searches": usage.file_searches,
         "input_characters": usage.characters,
+        "input_document_pages": usage.pages + usage.annotated_pages,
+        "input_annotated_document_pages": usage.annotated_pages,
         "audio_seconds": Decimal(usage.input_audio_milliseconds + usage.output_audio_milliseconds) / 1_000,
         "input_audio_seconds": Decimal(usage.input_audio_milliseconds) / 1_000,
         "output_audio_seconds": Decimal(usage.output_audio_milliseconds) / 1_000,
@@ -98,6 +98,8 @@ def comparable_buckets(model: ModelInfo) -> list[str]:
         "web_searches_kcount": "web_searches",
         "storage_searches_kcount": "file_searches",
         "input_mchars": "characters",
+        "input_document_kpages": "pages",
+        "input_annotated_document_kpages": "annotated_pages",
         "audio_hours": "input_audio_milliseconds",
         "input_audio_hours": "input_audio_milliseconds",
     }.items():

@@ -31,8 +31,8 @@ VERSION: Final = f"genai-prices {__version__}"
 _PROVIDERS: Final[list[Provider]] = list(_providers)
 _BY_ID: Final = {provider.id: provider for provider in _PROVIDERS}
 
-# genai-prices key -> what `_rates` calls it.  Keys that are in no table here price what `Usage` has no bucket for (pages,
-# citations, messages of a voice session).
+# genai-prices key -> what `_rates` calls it.  Keys that are in no table here price what `Usage` has no bucket for (citations,
+# messages of a voice session).
 TOKEN_KEYS: Final = {
     "input_mtok": "input",
     "output_mtok": "output",
@@ -55,6 +55,8 @@ TOKEN_KEYS: Final = {
 UNIT_KEYS: Final[dict[str, tuple[tuple[str, ...], Fraction]]] = {
     "storage_searches_kcount": (("file_searches",), Fraction(10**9)),
     "input_mchars": (("characters",), Fraction(10**6)),
+    "input_document_kpages": (("pages", "annotated_pages"), Fraction(10**9)),
+    "input_annotated_document_kpages": (("annotated_pages",), Fraction(10**9)),
     "audio_hours": (("input_audio_milliseconds", "output_audio_milliseconds"), Fraction(10**12, 3_600_000)),
     "input_audio_hours": (("input_audio_milliseconds",), Fraction(10**12, 3_600_000)),
     "output_audio_hours": (("output_audio_milliseconds",), Fraction(10**12, 3_600_000)),

@@ -23,6 +23,7 @@ _UNITS: Final[dict[str, tuple[tuple[str, ...], int]]] = {
     "per_million_characters": (("characters",), 1_000_000),
     "per_audio_minute": (("input_audio_milliseconds", "output_audio_milliseconds"), 60_000),
     "per_video_second": (("video_milliseconds",), 1_000),
+    "per_page": (("pages", "annotated_pages"), 1),
 }
 #: What a cache of one's own costs beside the tokens, which it is no price without.
 _STORAGE: Final = "cache_storage_per_million_hours"
@@ -72,6 +73,10 @@ def _per_video_second(usd: UsdLike | None) -> Decimal | None:
     return _amount(usd, "per_video_second")
 
 
+def _per_page(usd: UsdLike | None) -> Decimal | None:
+    return _amount(usd, "per_page")
+
+
 @attrs.frozen(kw_only=True)
 class ManualPrice:
     """A price of the user's own, in USD; it beats every list price, in every service tier.
@@ -89,6 +94,7 @@ class ManualPrice:
         per_million_characters: USD per million characters that are read aloud.
         per_audio_minute: USD per minute of sound, in or out.
         per_video_second: USD per second of video.
+        per_page: USD per page of a document that is read.
 
     All prices zero means the model is free.
 
@@ -106,6 +112,7 @@ class ManualPrice:
     per_million_characters: Decimal | None = attrs.field(default=None, converter=_per_characters)
     per_audio_minute: Decimal | None = attrs.field(default=None, converter=_per_audio_minute)
     per_video_second: Decimal | None = attrs.field(default=None, converter=_per_video_second)
+    per_page: Decimal | None = attrs.field(default=None, converter=_per_page)
     provider: str | None = None
 
     def __attrs_post_init__(self) -> None:

@@ -85,6 +85,7 @@ _BUILT_IN = {
     "openai": "farebox.providers.openai",
     "anthropic": "farebox.providers.anthropic",
     "google": "farebox.providers.google",
+    "mistral": "farebox.providers.mistral",
 }
 
 

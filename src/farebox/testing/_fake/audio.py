@@ -67,7 +67,7 @@ class Transcriptions(OpenAIFormat):
         model = model_of(body)
         if not isinstance(body.get("file"), bytes):
             raise missing("file")
-        seconds = _seconds(body["file"])
+        seconds = recording_seconds(body["file"])
         picos = MILLISECOND_PICOS.get(model)
         form = str(body.get("response_format") or "json")
         if picos is None and form not in ("json", "text", "diarized_json"):
@@ -117,7 +117,8 @@ class Transcriptions(OpenAIFormat):
         yield Event({"type": "transcript.text.done", "text": reply.text, "usage": usage}, None)
 
 
-def _seconds(file: bytes) -> float:
+def recording_seconds(file: bytes) -> float:
+    """How long a recording is; what is no WAV counts by its size."""
     try:
         with wave.open(io.BytesIO(file)) as recording:
             return float(recording.getnframes() / recording.getframerate())

@@ -28,6 +28,7 @@ from farebox.testing._fake.google_media import GooglePictures, GoogleVideos
 from farebox.testing._fake.images import Images
 from farebox.testing._fake.interactions import Interactions
 from farebox.testing._fake.messages import Messages
+from farebox.testing._fake.mistral import FORMATS as MISTRAL
 from farebox.testing._fake.multipart import read_multipart
 from farebox.testing._fake.odd import Odd
 from farebox.testing._fake.other import ASK, Other
@@ -54,6 +55,7 @@ DIALECTS: tuple[Dialect, ...] = (
     Videos(),
     Containers(),
     Runs(),
+    *MISTRAL,
     Interactions(),
     GooglePictures(),
     GoogleVideos(),

@@ -24,7 +24,7 @@ MILLI_USD_PICOS = 10**9
 _PICOS_PER_TOKEN = 1_000_000  # one USD per million tokens is a million picodollars per token
 
 Rate = str | int | float | Decimal
-Vendor = Literal["openai", "anthropic", "google"]
+Vendor = Literal["openai", "anthropic", "google", "mistral"]
 
 
 def _picos(rate: Rate) -> int:
@@ -142,6 +142,10 @@ def _gemini(input: str, cached: str, output: str, search: int, longer: Price | N
     )
 
 
+def _mistral(input: str, cached: str, output: str) -> Price:
+    return Price(input=input, cached=cached, output=output, vendor="mistral")
+
+
 PRICES: dict[str, Price] = {
     #                       input   cached   output
     "gpt-4o": _openai("2.50", "1.25", "10.00"),
@@ -197,6 +201,15 @@ PRICES: dict[str, Price] = {
             "veo-3.1-lite-generate-001",
         )
     },
+    #                            input   cached   output
+    "mistral-medium-3-5": _mistral("1.50", "0.15", "7.50"),
+    "mistral-small-2603": _mistral("0.15", "0.015", "0.60"),
+    "ministral-3b-2512": _mistral("0.10", "0.01", "0.10"),
+    "codestral-2508": _mistral("0.30", "0.03", "0.90"),
+    "mistral-embed": _mistral("0.10", "0.10", "0"),
+    "mistral-moderation-2411": _mistral("0.10", "0.10", "0"),
+    "mistral-ocr-4-1": _mistral("0", "0", "0"),  # paid by the page
+    "voxtral-mini-2602": _mistral("0", "0", "0"),  # paid by the hour
 }
 
 _SNAPSHOT = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|latest)$")

@@ -25,11 +25,12 @@ from farebox.testing._fake.websocket import WebSocket, wants_websocket
 
 
 class FakeProvider:
-    """A local server that speaks the formats of OpenAI, Anthropic and Google and keeps its own bill.
+    """A local server that speaks the formats of OpenAI, Anthropic, Google and Mistral and keeps its own bill.
 
     OpenAI's chat completions, responses (also in the background, asked after later, and over a websocket), old completions
     and embeddings; Anthropic's messages; Google's generateContent, embeddings, interactions, pictures, videos, batches and
-    caches. All count tokens for free.
+    caches, which all count tokens for free; Mistral's chat completions, text filled in, embeddings, moderation, documents
+    and transcriptions.
 
     >>> with FakeProvider() as provider:
     ...     provider.answer(output_tokens=20)
@@ -147,6 +148,11 @@ class FakeProvider:
     def google_base_url(self) -> str:
         """For `genai.Client(http_options={"base_url": ...})`."""
         return self.anthropic_base_url
+
+    @property
+    def mistral_base_url(self) -> str:
+        """For `Mistral(server_url=...)`."""
+        return f"{self.anthropic_base_url}/mistral"
 
     # --- what it answers -------------------------------------------------------------------------------------------
 
