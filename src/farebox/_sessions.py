@@ -128,7 +128,10 @@ class Session:
         try:
             with self._lock:
                 news = self._dialogue.heard(event)
-            return None if news is None else self._take(news)
+            asked = None
+            while news is not None:
+                asked, news = self._take(news) or asked, news.then
+            return asked
         except Exception as error:
             self._seam.leave_unread(error)
             return None

@@ -265,6 +265,16 @@ UNIT_PRICES: Final = (
     _pictures("dall-e-3", "hd/1792x1024", "0.12"),
     # A container of one's own is no model, but it is found like one.
     UnitPrice(_OPENAI, "container", "", "container_gigabyte_minutes", Fraction("0.0015"), _OPENAI_PRICING, _READ),
+    # As gpt-live-1: three dollars an hour.  Second-hand, of a page of OpenAI's that was not at hand.
+    UnitPrice(
+        _OPENAI,
+        "gpt-live-1.1",
+        "",
+        "input_audio_milliseconds",
+        Fraction(3, 3_600_000),
+        "https://apidog.com/jp/blog/gpt-live-1-1-pricing/",
+        "2026-11-30",
+    ),
     _video("sora-2", "720x1280", "0.10"),
     _video("sora-2", "1280x720", "0.10"),
     _video("sora-2-pro", "720x1280", "0.30"),

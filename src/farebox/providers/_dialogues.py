@@ -46,6 +46,7 @@ class News(NamedTuple):
         answers_all: It answers all that these lines have, the last of which was held for all.
         event_id: Of the client's event that was refused; "" where the server does not say.
         body: What holds the usage.
+        then: What else the event says.
     """
 
     what: Literal["begun", "ended", "lost", "refused", "used"]
@@ -54,6 +55,7 @@ class News(NamedTuple):
     answers_all: bool = False
     event_id: str = ""
     body: Any = None
+    then: News | None = None
 
 
 class Dialogue(Protocol):

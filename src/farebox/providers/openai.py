@@ -15,6 +15,8 @@ from farebox.providers._media import read_openai_part
 from farebox.providers._openai_batches import earlier_batch, noted
 from farebox.providers._openai_free import is_free
 from farebox.providers._openai_lanes import Lanes
+from farebox.providers._openai_live import PATH as LIVE
+from farebox.providers._openai_live import Live
 from farebox.providers._openai_realtime import PATH as REALTIME
 from farebox.providers._openai_realtime import Realtime
 from farebox.providers._openai_responses import PATH as RESPONSES
@@ -100,7 +102,7 @@ class OpenAI:
         "openai.resources.responses.responses": "/responses",
         # Agents and what is injected have an answer read more than its request says.
         "openai.resources.beta.responses.responses": "/responses?beta=true",
-        "openai.resources.live.live": "/live",
+        "openai.resources.live.live": LIVE,
         "openai.resources.live.sideband": "/live",
         "openai.resources.live.forks": "/live",
     }
@@ -108,7 +110,7 @@ class OpenAI:
     #: Without this there is nothing in an SDK by which they could be read.
     socket_module = "openai._websocket_connection"
     #: Who reads what is said over them.
-    dialogues: Final = {REALTIME: Realtime, RESPONSES: Lanes}
+    dialogues: Final = {REALTIME: Realtime, RESPONSES: Lanes, LIVE: Live}
 
     def read_plain(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
         if not path.endswith(_CHAT):
