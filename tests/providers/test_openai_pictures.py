@@ -57,3 +57,17 @@ def test_qualities_of_models_that_publish_none_cost_no_less_than_those_of_the_on
             assert most_output_tokens("gpt-image-2.5-sunburst", words) >= most_output_tokens("gpt-image-2", words)
         best = most_output_tokens("gpt-image-2", {"quality": "high", "size": size})
         assert most_output_tokens("gpt-image-2.6-flare", {"quality": "max", "size": size}) >= 2 * best
+
+
+@pytest.mark.parametrize("frames", [None, 2, 3, 8, 9, 10, 16, 40])
+@pytest.mark.parametrize("size", ["960x960", "512x512", "1280x720", "auto"])
+def test_a_moving_picture_is_held_at_its_frames_and_at_the_sheet_that_they_are_drawn_on(
+    frames: int | None, size: str
+) -> None:
+    """Two frames of 960 pixels are on a sheet for nine: that takes more than two pictures."""
+    words = {"quality": "high", "size": size}
+    held = most_output_tokens("gpt-image-2.6-flare", {**words, "output_format": "gif", "frame_count": frames})
+    assert held >= min(frames or 9, 16) * most_output_tokens("gpt-image-2.6-flare", words) * 0.999
+    wide, _, high = size.replace("auto", "2880x2880").partition("x")
+    area = min(9 * int(wide) * int(high), 8_294_400)
+    assert held >= 96 * 96 * (2_000_000 + area) // 4_000_000

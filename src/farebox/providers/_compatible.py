@@ -137,7 +137,8 @@ class _Stream:
 
 
 def _apart(found: Mapping[str, Any]) -> Any:
-    """The usage that a chunk holds elsewhere: Groq's in `x_groq` (not verified), Moonshot's in a choice
+    """The usage that a chunk holds elsewhere: Groq's in `x_groq` (groq 1.7.0,
+    `types/chat/chat_completion_chunk.py`, read 2026-11-30), Moonshot's in a choice
     (https://github.com/earendil-works/pi/issues/2017, read 2026-11-29)."""
     usage = fields(found.get("x_groq")).get("usage")
     if usage is not None:

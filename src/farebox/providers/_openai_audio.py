@@ -33,8 +33,8 @@ _TOKENS_PER_SECOND: Final = 11
 #: The largest file that is taken (https://developers.openai.com/api/docs/guides/speech-to-text, a copy in
 #: https://github.com/llms-txt-archive/openai-platform, read 2026-11-29).
 _MOST_BYTES: Final = 25 * 2**20
-#: Tokens that a second of speech is written down in, and the least that a model may write: not verified, chosen not to be too
-#: low.
+#: Tokens that a second of speech is written down in: not verified, chosen not to be too low; and the most that a model writes of
+#: a short recording (https://developers.openai.com/api/docs/models/compare?model=gpt-4o-mini-transcribe, read 2026-11-30).
 _WRITTEN_PER_SECOND: Final = 10
 _LEAST_WRITTEN: Final = 2_000
 #: Fields that put something in front of the model.

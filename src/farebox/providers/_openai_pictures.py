@@ -6,6 +6,7 @@ image-generation.md` of https://github.com/llms-txt-archive/openai-platform (com
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Final
 
@@ -35,10 +36,15 @@ _LATER_PATCHES: Final = {"low": 48, "medium": 96, "high": 96, "xhigh": 136, "max
 #: What a picture that is shown while it is being made takes more: the guide, "partial images cost".
 _TOKENS_PER_PARTIAL: Final = 100
 _MOST_PARTIALS: Final = 3
-#: Frames of a moving picture (openai 3.57.0, `types/image_generate_params.py`, read 2026-11-29); that each costs as much as
-#: a picture is not verified, and chosen not to be too low.
+#: Frames of a moving picture (openai 3.57.0, `types/image_generate_params.py`, read 2026-11-29).  They are drawn on one sheet,
+#: which has the pixels of the largest picture at most and is paid in steps of up to 8, 9, 12 and 16 frames
+#: (https://dev.to/super_lewis/animated-gifs-and-markup-guided-edits-with-the-gpt-image-26-api-real-timings-and-per-call-cost-2jmd,
+#: https://docs.apiyi.com/en/live/2026-11/gpt-image-2-6-gif-size-table,
+#: https://docs.comfy.org/ja/built-in-nodes/OpenAIGPTImageGIFNode.md, read 2026-11-30).  That a sheet takes what a picture of its
+#: size does is not verified: it is held at the dearer of that and a picture for each frame.
 _MOST_FRAMES: Final = 16
 _USUAL_FRAMES: Final = 9
+_STEPS: Final = (9, 12, _MOST_FRAMES)
 _SIZE: Final = re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
@@ -54,14 +60,17 @@ def most_output_tokens(model: str, said: Any) -> int:
             -_TOKENS.get(quality, _TOKENS["high"]) * max(width * height or _FIRST_MOST_PIXELS, _SQUARE) // _SQUARE
         )
     else:
+        width, height = width or _MOST_EDGE, height or _MOST_EDGE
         patches = _PATCHES if _SECOND.match(model) else _LATER_PATCHES
         along = patches.get(quality, max(patches.values()))
-        tokens = _tokens_of_patches(along, width or _MOST_EDGE, height or _MOST_EDGE)
+        tokens = _tokens_of_patches(along, width, height)
+        if said.get("output_format") == "gif":
+            frames = min(whole_number(said.get("frame_count")) or _USUAL_FRAMES, _MOST_FRAMES)
+            cells = next(step for step in _STEPS if frames <= step)
+            edge = min(_MOST_EDGE, math.isqrt(cells * width * height) + 1)
+            tokens = max(tokens * frames, _tokens_of_patches(along, edge, edge))
     tokens = -(-tokens * 21 // 20)
-    tokens += _TOKENS_PER_PARTIAL * min(whole_number(said.get("partial_images")) or 0, _MOST_PARTIALS)
-    if said.get("output_format") == "gif":
-        tokens *= min(whole_number(said.get("frame_count")) or _USUAL_FRAMES, _MOST_FRAMES)
-    return tokens
+    return tokens + _TOKENS_PER_PARTIAL * min(whole_number(said.get("partial_images")) or 0, _MOST_PARTIALS)
 
 
 def _tokens_of_patches(along: int, width: int, height: int) -> int:
