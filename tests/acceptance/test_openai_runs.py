@@ -174,3 +174,27 @@ def test_a_run_that_was_stopped_before_it_began_costs_nothing(provider: FakeProv
         run = runs.create("thread_1", **WORDS)
         assert runs.cancel(run.id, thread_id="thread_1").status == "cancelled"
     assert (b.spent_usd, b.reserved_usd) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"usage": None},
+        {"usage": {}},
+        {"usage": "little"},
+        {"usage": {"prompt_tokens": 0, "completion_tokens": 0}, "status": "completed"},
+        {"usage": {"prompt_tokens": -1, "completion_tokens": 2}},
+        {"usage": {"prompt_tokens": 5}},
+        {"status": "of no known kind"},
+        {"id": 7},
+    ],
+    ids=repr,
+)
+def test_an_end_that_says_nothing_believable_is_charged_at_the_bound(
+    said: dict[str, Any], provider: FakeProvider, runs: Any
+) -> None:
+    provider.odd(edit=lambda run: {**run, "status": "failed", **said})
+    with budget("runs", usd=1) as b:
+        runs.create("thread_1", **WORDS)
+    assert only_record().cost_source == "estimated"
+    assert (b.spent_usd, b.reserved_usd) == (only_record().bound_usd, 0)

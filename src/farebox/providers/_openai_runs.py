@@ -90,7 +90,7 @@ class Runs:
         if call.is_pending:
             return
         used = fields(found.get("usage"))
-        if used and found.get("status") != "completed" and not any(used.get(name) for name in CHAT[:2]):
+        if found.get("status") != "completed" and all(used.get(name) == 0 for name in CHAT[:2]):
             call.usage = Usage()  # it was stopped before it began
             return
         call.usage = read_usage(call, found.get("usage"), CHAT)
