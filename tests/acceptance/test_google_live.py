@@ -197,6 +197,19 @@ def test_searches_are_charged_once_however_often_they_are_named(server: Any) -> 
     assert only_record().usd <= only_record().bound_usd
 
 
+def test_a_budget_that_lets_one_cross_raises_when_it_is_over(server: Any) -> None:
+    async def talk(session: Any) -> None:
+        with budget(usd="0.0001", on_exceed="raise") as b:
+            with pytest.raises(BudgetExceeded) as crossed:
+                await ask(session)
+            assert crossed.value.__dict__["response"]["usageMetadata"]["promptTokenCount"] == 190
+            assert b.spent_usd == server.usd
+            with pytest.raises(BudgetExceeded):
+                await ask(session)
+
+    run(server, talk)
+
+
 def test_what_was_said_and_shown_counts_as_input_again(server: Any) -> None:
     async def talk(session: Any) -> None:
         server.script.append({"AUDIO out": 400})

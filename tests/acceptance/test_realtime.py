@@ -100,6 +100,7 @@ def test_in_an_exhausted_budget_no_answer_is_asked_for(kind: str, server: Any) -
     assert not server.asked
 
 
+@pytest.mark.surface("openai realtime.connect", kind="sync", proves=["exact", "unbroken"])
 def test_each_answer_costs_what_the_server_bills(client: OpenAI, server: Any) -> None:
     with budget(usd=1) as b, track(feature="voice"), client.realtime.connect(model=MODEL) as connection:
         say(connection)
@@ -126,6 +127,7 @@ def test_each_answer_costs_what_the_server_bills(client: OpenAI, server: Any) ->
     nothing_is_left()
 
 
+@pytest.mark.surface("openai realtime.connect", kind="async", proves=["exact", "refused"])
 def test_async_sessions_cost_the_same(server: Any) -> None:
     async def main() -> None:
         async with AsyncOpenAI(api_key="fake", base_url=f"http://127.0.0.1:{server.port}/v1") as client:
@@ -154,6 +156,7 @@ def test_async_sessions_cost_the_same(server: Any) -> None:
     nothing_is_left()
 
 
+@pytest.mark.surface("openai realtime.connect", kind="sync", proves="refused")
 def test_where_nothing_is_left_it_is_refused_and_nothing_is_sent(client: OpenAI, server: Any) -> None:
     with budget("b", usd=1) as b, client.realtime.connect(model=MODEL) as connection:
         with budget("none", usd=0), pytest.raises(BudgetExceeded, match="none"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import threading
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
@@ -14,7 +16,7 @@ import farebox
 from farebox import BudgetExceeded, budget, report, signals, track
 from farebox.errors import UnmeteredCall
 from farebox.testing import FakeProvider
-from tests.acceptance.rides import OPENAI, attempt, nothing_is_left, only_record
+from tests.acceptance.rides import CAP, OPENAI, attempt, nothing_is_left, only_record, stormproof
 
 pytest.importorskip("openai._websocket_connection", reason="this openai has no websockets that can be read")
 pytest.importorskip("websockets.sync.client", reason="websockets is not installed, or too old")
@@ -47,7 +49,10 @@ def connection(client: Any) -> Iterator[Any]:
         yield connection
 
 
-def listen(connection: Any, until: tuple[str, ...] = ("response.completed", "response.incomplete")) -> list[Any]:
+ENDS = ("response.completed", "response.incomplete")
+
+
+def listen(connection: Any, until: tuple[str, ...] = ENDS) -> list[Any]:
     """The events that arrive, up to the first of these kinds."""
     events = []
     while not events or events[-1].type not in until:
@@ -168,14 +173,14 @@ def test_lanes_answer_out_of_order_and_each_pays_for_its_own(provider: FakeProvi
     provider.answer(output_tokens=500, model="gpt-4.1-mini")
     provider.hold()
     with budget("slow", usd=1) as slow:
-        connection.response.create(**WORDS, stream_id="a")
+        connection.response.create(**WORDS, stream_id="a b")
         provider.wait_until_in_flight(1)
     with budget("quick", usd=1) as quick:
-        connection.response.create(**{**WORDS, "model": "gpt-4.1-mini"}, stream_id="b")
+        connection.response.create(**{**WORDS, "model": "gpt-4.1-mini"}, stream_id="a")
         provider.wait_until_in_flight(2)
     provider.reset()
     ended = [listen(connection)[-1] for _ in range(2)]
-    assert {event.stream_id for event in ended} == {"a", "b"}
+    assert {event.stream_id for event in ended} == {"a b", "a"}
     cost = {line.model: line.usd for line in provider.bill.lines}
     assert (slow.spent_usd, quick.spent_usd) == (cost[MODEL], cost["gpt-4.1-mini"])
     nothing_is_left()
@@ -251,6 +256,43 @@ def test_a_usage_that_can_t_be_believed_is_charged_at_the_bound(
         ask(connection)
         assert only_record().usd == only_record().bound_usd == b.spent_usd
     assert only_record().cost_source == "estimated"
+
+
+def test_a_storm_of_writers_and_one_reader_stays_within_the_limit(provider: FakeProvider, connection: Any) -> None:
+    provider.answer(output_tokens=CAP)
+    words = {**WORDS, "max_output_tokens": CAP}
+    connection.response.create(**words)
+    listen(connection)
+    limit = only_record().bound_usd * 5
+    asked: list[str] = []
+
+    def write(lane: str) -> None:
+        for _ in range(5):
+            try:
+                connection.response.create(**words, stream_id=lane)
+            except BudgetExceeded:
+                return
+            asked.append(lane)
+
+    def read() -> None:
+        while not is_over.is_set() or len(ended) < len(asked):
+            with contextlib.suppress(TimeoutError):
+                event = connection.recv() if len(ended) < len(asked) else None
+                ended.extend([event] if event is not None and event.type in ENDS else [])
+
+    is_over, ended = threading.Event(), []
+    with budget(usd=f"{limit:f}", patience=0) as b, stormproof(provider):
+        writers = [threading.Thread(target=write, args=(f"lane {n}",)) for n in range(6)]
+        reader = threading.Thread(target=read)
+        for thread in (*writers, reader):
+            thread.start()
+        for thread in writers:
+            thread.join()
+        is_over.set()
+        reader.join()
+        assert b.reserved_usd == 0
+        assert b.spent_usd == provider.bill.usd - provider.bill.lines[0].usd <= limit
+    assert provider.bill.calls == len(asked) + 1 >= 6
 
 
 # ── steering ─────────────────────────────────────────────────────────────────────────────────────────────────────

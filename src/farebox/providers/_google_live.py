@@ -80,7 +80,9 @@ class Live:
         self._turns = 0
         self._untold: deque[str] = deque()
         self._is_speaking = False
+        #: What was found for the answer that is being made, and for the last one whose usage was told.
         self._grounding: list[Any] = []
+        self._grounded: list[Any] = []
 
     @property
     def marks(self) -> tuple[bytes, ...]:
@@ -135,8 +137,8 @@ class Live:
         if usage is not None:
             turn = self._untold.popleft() if self._untold else ""
             is_all = bool(turn) and (ends or not (speaks or self._is_speaking))
-            grounded, self._grounding = self._grounding, []
-            news = News("used", turn, _TOOLS if turn else _TURN, is_all, body=(usage, grounded))
+            self._grounded, self._grounding = self._grounding, []
+            news = News("used", turn, _TOOLS if turn else _TURN, is_all, body=event)
             self._is_speaking = speaks or self._is_speaking
         elif speaks and not self._is_speaking:
             self._turns += 1
@@ -158,10 +160,9 @@ class Live:
         return None
 
     def ended(self, call: Call, news: News) -> None:
-        usage, grounded = news.body
-        found = self._with_details(fields(usage))
+        found = self._with_details(fields(fields(news.body).get("usageMetadata")))
         read_head(call, {}, found)
-        call.usage = read_usage(call, found, searches(call, grounded))
+        call.usage = read_usage(call, found, searches(call, self._grounded))
         # What it said is read again with the next turn.
         cap = call.declared_cap or _MOST_INPUT
         self._answered_tokens += cap if call.usage is None else call.usage.output_tokens

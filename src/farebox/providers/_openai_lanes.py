@@ -157,11 +157,11 @@ def _items(given: Any) -> list[Any]:
 
 
 def _lane(event: Mapping[str, Any]) -> str:
-    return f"lane {text_of(event.get('stream_id'))} "
+    return f"lane {text_of(event.get('stream_id'))!r}"
 
 
 def _steering(answer_id: str) -> str:
-    return f"steering {answer_id} "
+    return f"steering {answer_id!r}"
 
 
 def _go_on(call: Call, earlier: Call) -> None:

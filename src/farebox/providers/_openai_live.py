@@ -53,6 +53,8 @@ class Live:
         self._seconds = 0.0
         self._settled_seconds = 0.0
         self._slices = 0
+        #: How long the last slice was; None where nobody knows.
+        self._milliseconds: int | None = None
         #: What ran at the provider for an answer of the backend, by the delegation.
         self._items: dict[str, list[dict[str, Any]]] = {}
 
@@ -102,13 +104,13 @@ class Live:
         told: Any = fields(event.get("usage")).get("seconds")
         if type(told) in (int, float) and self._seconds <= told < _MOST_SECONDS:
             self._seconds = told
+            self._milliseconds = math.ceil((told - self._settled_seconds) * 1_000)
         elif is_over:
-            return News("ended", f"slice {self._slices}", _TIME)
+            self._milliseconds = None
         if not is_over and self._seconds - self._settled_seconds < _SLICE_SECONDS:
             return None
-        milliseconds = math.ceil((self._seconds - self._settled_seconds) * 1_000)
         self._settled_seconds = self._seconds
-        ended = News("ended", f"slice {self._slices}", _TIME, body=milliseconds)
+        ended = News("ended", f"slice {self._slices}", _TIME, body=event)
         return ended if is_over else ended._replace(then=self._next_slice())
 
     def _delegated(self, event: Mapping[str, Any], nested: Mapping[str, Any]) -> News | None:
@@ -143,7 +145,8 @@ class Live:
         if news.what == "used":
             self._take_decision(call, news)
         elif news.line == _TIME:
-            call.usage = None if news.body is None else Usage(input_audio_milliseconds=news.body)
+            told = self._milliseconds
+            call.usage = None if told is None else Usage(input_audio_milliseconds=told)
         elif not call.is_unmetered:
             SURFACE.read_answer(call, news.body)
 
