@@ -123,6 +123,8 @@ def test_of_googles_sdk_it_knows_what_it_reads_in_part(found: Coverage) -> None:
     assert rows["batches.create", "batchGenerateContent"].metering == "metered"
     assert rows["batches.create", "/batchPredictionJobs"].metering == "unmetered"
     assert rows["caches.create", "/cachedContents"].metering == "metered"
+    assert rows["decisions.create", "/{api_version}/decisions"].metering == "metered"
+    assert rows["webhooks.create", "/{api_version}/webhooks"].metering == "free"
     assert rows["tunings.tune", "/tuningJobs"].metering == "unmetered"
 
 

@@ -309,6 +309,31 @@ def test_an_agent_in_the_background_stays_held_until_it_is_looked_at(client: Any
         assert (paid.reserved_usd, paid.spent_usd) == (0, provider.bill.usd)
 
 
+QUESTIONS = {
+    name: {"type": "noul", "instructions": [{"type": "text", "text": "Is it polite?"}]} for name in ("one", "two")
+}
+
+
+@metered
+@pytest.mark.surface("google-genai decisions", kind="{kind}", proves=["exact", "unbroken", "refused"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_decisions_are_held_and_paid_by_their_usage(kind: str, client: Any, provider: Any) -> None:
+    needs(client, "decisions")
+
+    def decide(client: Any) -> Any:
+        said = {"input": [{"type": "text", "text": "hello there"}], "questions": QUESTIONS}
+        return client.decisions.create(model=LITE, **said)
+
+    with budget(usd="0.01"), pytest.raises(BudgetExceeded), GOOGLE.client(provider) as another:
+        decide(another)  # each of them may think as long as its model does
+    assert not provider.requests
+    with budget(usd=1) as paid:
+        assert set((decide(client) if kind == "sync" else run(client, decide)).answers) == {"one", "two"}
+    assert paid.spent_usd == provider.bill.usd > 0
+    record = farebox.calls()[-1]
+    assert (record.operation_name, record.request_model, record.cost_source) == ("decisions", LITE, "list")
+
+
 def test_one_client_is_metered_by_itself(provider: Any, client: Any) -> None:
     with GOOGLE.client(provider) as other:
         instrument(client, budgets=[budget("own", calls=1)])

@@ -6,10 +6,17 @@ import re
 from typing import Final
 
 #: What costs nothing (https://ai.google.dev/gemini-api/docs/pricing, a copy, read 2026-11-29): to count, to keep files, to ask
-#: after what is being made and to stop it; not what a cache holds, what a store is made of, or what a batch is asked.
+#: after what is being made and to stop it, to name who is told of it.
+#:
+#: Not among them, since the request says neither what they will cost nor when they have:
+#:   what is made of a file that nobody here reads   stores to search in, whose index is charged by its tokens
+#:   what goes on by itself                          triggers and their runs, tuning and the checks of its rewards
+#:   what lies where nobody here can read            batches of Vertex AI
+#:   what no page has a price of                     agents and environments that are kept, voices
 _FREE: Final = re.compile(
     r""".*(?: :countTokens | :computeTokens | :cancel | /cancel | :fetchPredictOperation | /files | /files:register
-    | /auth_tokens | /fileSearchStores )""",
+    | /auth_tokens | /fileSearchStores
+    | /credentials | /webhooks | /webhooks/[^/]+:(?:ping|rotateSigningSecret) )""",
     re.VERBOSE,
 )
 

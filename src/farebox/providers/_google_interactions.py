@@ -1,6 +1,7 @@
 """Google's wire format: interactions, whose answer is a row of steps and can be made in the background.
 
-Field names: google-genai 3.6.1, `_gaos/types/interactions/` (read 2026-11-29).  Those with an agent are in
+Field names: google-genai 3.6.1, `_gaos/types/interactions/` (read 2026-11-29) and `decisions/` (read
+2026-11-30).  Those with an agent are in
 `_google_agents`.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from farebox._call import Call
+from farebox._call import Part as CallPart
 from farebox.providers._google_agents import read_agent_request
 from farebox.providers._google_parts import MOST_MEDIA_TOKENS, draws, media_part
 from farebox.providers._google_usage import read_usage
@@ -17,6 +19,7 @@ from farebox.providers._reading import MOST_TOKENS, Part, Sizes, fields, listed,
 from farebox.providers._vision import Pictures, gemini_image_tokens, is_older_gemini
 
 PATH: Final = "/interactions"
+DECISIONS: Final = "/decisions"
 _MEDIA: Final = dict.fromkeys(("image", "audio", "video", "document"), MOST_MEDIA_TOKENS)
 _TOKENS_PER_MESSAGE: Final = 16
 _TOKENS_PER_REQUEST: Final = 64
@@ -120,6 +123,22 @@ def read_interaction_request(
     call.text_bytes, call.dense_bytes, call.english_bytes = sizes.text_bytes, sizes.dense_bytes, sizes.english_bytes
     call.extra_input_tokens = extra_tokens
     call.proven_input_tokens = sizes.text_bytes + sizes.surplus + extra_tokens
+    return call
+
+
+def read_decision_request(provider_name: str, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
+    """The call that questions about one input make: answers are chosen, and what is put out for that has no cap.
+
+    No page has a price of it: it is held and charged as what the model reads and writes.
+    """
+    questions = fields(body.get("questions"))
+    call = read_interaction_request(provider_name, path, body, server_address) if questions else None
+    if call is None or call.is_unmetered or not call.request_model:
+        return None
+    call.operation_name, call.endpoint = "decisions", DECISIONS
+    call.parts = (CallPart("", uncapped=len(questions)),)
+    call.has_images = True  # or the part is not looked at
+    call.choices, call.accepts_cap, call.is_continuable = 0, False, False
     return call
 
 

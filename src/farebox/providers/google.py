@@ -30,13 +30,15 @@ from farebox.providers._google_batches import (
 from farebox.providers._google_caches import CACHES, cache_in, read_cache, read_cache_request
 from farebox.providers._google_embeddings import EMBEDDING_VERBS, read_embedding_request, read_embeddings
 from farebox.providers._google_free import is_free
-from farebox.providers._google_interactions import PATH as INTERACTIONS
 from farebox.providers._google_interactions import (
+    DECISIONS,
     EventReader,
+    read_decision_request,
     read_interaction,
     read_interaction_request,
     rewrite_interaction,
 )
+from farebox.providers._google_interactions import PATH as INTERACTIONS
 from farebox.providers._google_live import PATH as LIVE
 from farebox.providers._google_live import Live
 from farebox.providers._google_media import (
@@ -138,6 +140,8 @@ class Google:
         name = self.name
         if path.endswith(INTERACTIONS):
             return read_interaction_request(name, path, body, server_address)
+        if path.endswith(DECISIONS):
+            return read_decision_request(name, path, body, server_address)
         if path == _CHAT:
             model, verb, body = text_of(body.get("model")), "generateContent", _as_contents(body)
         else:
@@ -216,7 +220,7 @@ class Google:
         # Of interactions those with an agent are not read.
         if verb in _GENERATE or verb in EMBEDDING_VERBS or verb in (VIDEOS, GENERATE, EMBED):
             return "metered"
-        if path.endswith(f"/{CACHES}"):
+        if path.endswith((f"/{CACHES}", DECISIONS)):
             return "metered"
         return "free" if is_free(path) else "unmetered"
 
@@ -272,7 +276,7 @@ class Google:
             read_batch_answer(call, answer, self.read_answer)
             return
         found = fields(answer)
-        if call.endpoint == _INTERACTIONS:
+        if call.endpoint in (_INTERACTIONS, DECISIONS):
             read_interaction(call, found)
             return
         read = _READ_BY.get(call.operation_name)

@@ -26,7 +26,7 @@ from farebox.testing._fake.google_caches import GoogleCaches
 from farebox.testing._fake.google_desk import GoogleDesk
 from farebox.testing._fake.google_media import GooglePictures, GoogleVideos
 from farebox.testing._fake.images import Images
-from farebox.testing._fake.interactions import Interactions
+from farebox.testing._fake.interactions import InteractionDecisions, Interactions
 from farebox.testing._fake.messages import Messages
 from farebox.testing._fake.mistral import FORMATS as MISTRAL
 from farebox.testing._fake.multipart import read_multipart
@@ -57,10 +57,12 @@ DIALECTS: tuple[Dialect, ...] = (
     Runs(),
     *MISTRAL,
     Interactions(),
+    InteractionDecisions(),
     GooglePictures(),
     GoogleVideos(),
     Google(),
 )
+GOOGLES: tuple[Dialect, ...] = tuple(dialect for dialect in DIALECTS if dialect.vendor == "google")
 #: Added to what the real API says of a model that it does not have.
 _NO_PRICE = " (this fake provider has no price of it: FakeProvider(prices={{{0!r}: Price(input=..., output=...)}}))"
 LOOK_SECONDS = 0.02  # how often a hanging answer looks whether its client is still there
@@ -383,11 +385,12 @@ class Exchange:
 
 
 def _dialect(incoming: Incoming, others: Sequence[Dialect]) -> Dialect:
-    """By the path; an unknown path is refused in the format of the client's headers."""
-    for dialect in (*others, *DIALECTS):
+    """By the path, which OpenAI and Google have in common here and there; an unknown one is refused as the headers have it."""
+    is_google = "x-goog-api-key" in incoming.headers or "x-goog-api-client" in incoming.headers
+    for dialect in (*others, *(GOOGLES if is_google else DIALECTS)):
         if dialect.serves(incoming.method, incoming.path):
             return dialect
-    if "x-goog-api-key" in incoming.headers or "x-goog-api-client" in incoming.headers:
+    if is_google:
         return DIALECTS[-1]
     return DIALECTS["anthropic-version" in incoming.headers or "x-api-key" in incoming.headers]
 

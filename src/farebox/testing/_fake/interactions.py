@@ -12,6 +12,7 @@ from farebox.testing._fake.dialect import IMAGE_TOKENS, MESSAGE_TOKENS, Ask, Cou
 from farebox.testing._fake.google import Google
 
 PATH = re.compile(r"^/v1[a-z0-9]*/interactions$")
+DECISIONS = re.compile(r"^/v1[a-z0-9]*/decisions$")
 MOST_SEARCHES = 10
 
 
@@ -91,6 +92,25 @@ class Interactions(Google):
 
     def error_event(self, fault: Fault, request_id: str) -> Event:
         return _event("error", error={"code": str(fault.status), "message": fault.message})
+
+
+class InteractionDecisions(Interactions):
+    """Questions about one input, each of which is answered by a choice."""
+
+    def serves(self, method: str, path: str) -> bool:
+        return method == "POST" and DECISIONS.match(path) is not None
+
+    def read(self, path: str, body: dict[str, Any], count: Count) -> Ask:
+        questions = body.get("questions")
+        if not isinstance(questions, dict) or not questions:
+            raise Fault(400, "questions are required")
+        ask = super().read(path, body, count)
+        tokens = ask.input_tokens + sum(count_json(question, count) for question in questions.values())
+        return attrs.evolve(ask, input_tokens=tokens, makes=4 * len(questions), form=",".join(questions))
+
+    def answer(self, ask: Ask, reply: Reply) -> dict[str, Any]:
+        answers = {name: {"type": "noul", "noul": 0.9, "confidence": 0.9} for name in ask.form.split(",")}
+        return {"answers": answers, "usage": self.usage(reply, reply.output_tokens)}
 
 
 def _head(ask: Ask, reply: Reply) -> dict[str, Any]:
