@@ -56,6 +56,27 @@ class Asked(Link):
         self.news = news
 
 
+class Reading:
+    """Whether somebody reads a session: the `activity` of its calls, which keeps none of it alive."""
+
+    __slots__ = ("_left_at", "_readers")
+
+    def __init__(self) -> None:
+        self._readers = 0
+        self._left_at = time.monotonic()
+
+    def __enter__(self) -> None:
+        self._readers += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._readers -= 1
+        self._left_at = time.monotonic()
+
+    def idle_seconds(self, now: float) -> float:
+        """For how long nobody has read; 0.0 while somebody does."""
+        return 0.0 if self._readers > 0 else now - self._left_at
+
+
 class Session:
     """The open answers of one session."""
 
@@ -69,6 +90,7 @@ class Session:
         self._asked: deque[Asked] = deque()
         self._begun: dict[str, Asked] = {}
         self.is_over = False
+        self.reading = Reading()
         #: What a budget wants raised, now that an answer it let cross its limit is over.
         self.raises: Exception | None = None
 
@@ -96,7 +118,7 @@ class Session:
     def admitted(self, asked: Asked, event: dict[str, Any], data: Any) -> Any:
         """What is sent now that it is held."""
         call = asked.call
-        call.is_sent, call.attempts = True, 0 if self.is_over else 1
+        call.is_sent, call.attempts, call.activity = True, 0 if self.is_over else 1, self.reading
         with self._lock:
             self._asked.append(asked)
         changed = {**event, **self._dialogue.rewrite(call, event)}
@@ -202,7 +224,7 @@ class Session:
     def go_on(self, asked: Asked) -> None:
         """What the server began is held: it is on the way; what is known already is paid."""
         call, asked.news = asked.call, None
-        call.is_sent, call.attempts = True, 1
+        call.is_sent, call.attempts, call.activity = True, 1, self.reading
         if call.usage is None and not call.doubt:
             self._begins(asked, asked.event_id)
         else:
@@ -320,7 +342,8 @@ def receive(original: Any) -> Callable[..., Any]:
         if session is None:
             return original(connection)
         try:
-            data = original(connection)
+            with session.reading:
+                data = original(connection)
         except Exception as error:
             if is_named(error, "ConnectionClosed"):
                 session.over("unknown", error)
@@ -350,7 +373,8 @@ def receive_async(original: Any) -> Callable[..., Any]:
         if session is None:
             return await original(connection, **words)
         try:
-            data = await original(connection, **words)
+            with session.reading:
+                data = await original(connection, **words)
         except Exception as error:
             if is_named(error, "ConnectionClosed"):
                 session.over("unknown", error)

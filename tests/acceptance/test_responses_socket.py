@@ -15,6 +15,7 @@ import pytest
 import farebox
 from farebox import BudgetExceeded, budget, report, signals, track
 from farebox.errors import UnmeteredCall
+from farebox.ledgers import _waiting
 from farebox.testing import FakeProvider
 from tests.acceptance.rides import CAP, OPENAI, attempt, nothing_is_left, only_record, stormproof
 
@@ -256,6 +257,25 @@ def test_a_usage_that_can_t_be_believed_is_charged_at_the_bound(
         ask(connection)
         assert only_record().usd == only_record().bound_usd == b.spent_usd
     assert only_record().cost_source == "estimated"
+
+
+def test_who_needs_what_an_answer_holds_that_nobody_reads_does_not_wait_for_it(
+    client: Any, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_waiting, "IDLE_SECONDS", 0.05)
+    refused: list[Any] = []
+
+    def other() -> None:
+        refused.append(attempt(lambda: client.responses.create(**WORDS, max_output_tokens=500)))
+
+    with budget(usd="0.0005", patience=20):
+        connection.response.create(**WORDS, max_output_tokens=500)
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(15)
+        listen(connection)
+    assert isinstance(refused[0], BudgetExceeded)
+    assert refused[0].kind == "contended"
 
 
 def test_a_storm_of_writers_and_one_reader_stays_within_the_limit(provider: FakeProvider, connection: Any) -> None:
