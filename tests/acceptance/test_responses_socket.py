@@ -421,10 +421,13 @@ def test_odd_events_pass_as_they_are(provider: FakeProvider, connection: Any) ->
     with budget(usd=1):
         connection.send_raw('{"type": "dreams.begin", "sheep": [1, {"deep": null}]}')
         listen(connection, ("error",))
+        for odd in ("no JSON", "[]", b"\xff", '{"type": []}'):
+            connection.send_raw(odd)
+            listen(connection, ("error",))
         connection.send_raw('{"type": "response.steer", "previous_response_id": 7, "input": {}}')
         listen(connection, ("response.steer.failed",))
         connection.send_raw(
-            '{"type": "response.create", "model": "gpt-4o-mini", "input": "hi", "tools": 7, "stream_id": 7}'
+            '{"type": "response.create", "model": "gpt-4o-mini", "input": "hi", "tools": 7, "stream_id": [7]}'
         )
         listen(connection)
     assert only_record().usd == provider.bill.usd

@@ -50,7 +50,8 @@ class Lanes:
         try:
             while (event := self._socket.hear()) is not None:
                 if event.get("type") == "response.create":
-                    self._queue(event.get("stream_id")).put(event)
+                    lane = event.get("stream_id")
+                    self._queue(lane if isinstance(lane, str) else None).put(event)
                 elif event.get("type") == "response.steer":
                     self._steer(event)
                 else:

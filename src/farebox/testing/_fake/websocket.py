@@ -35,8 +35,8 @@ class WebSocket:
         )
         self._stream = connection.reader()
 
-    def hear(self) -> Any:
-        """The next message, as JSON; None once the client has closed or is gone."""
+    def hear(self) -> dict[str, Any] | None:
+        """The next message, an empty one for what is no JSON object; None once the client has closed or is gone."""
         whole = b""
         while True:
             head = self._stream.read(2)
@@ -57,7 +57,7 @@ class WebSocket:
             elif kind != _PONG:
                 whole += body
                 if head[0] & 0x80:
-                    return json.loads(whole)
+                    return _object(whole)
 
     def say(self, message: Any) -> None:
         self._send(_TEXT, json.dumps(message, separators=(",", ":")).encode())
@@ -84,3 +84,11 @@ class WebSocket:
             head = struct.pack(">BBQ", 0x80 | kind, 127, size)
         with self._lock:
             self._connection.send(head + body)
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
