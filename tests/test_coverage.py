@@ -48,6 +48,7 @@ def row(found: Coverage, provider: str, surface: str) -> Surface:
         ("anthropic", "messages.create", "/v1/messages", True, "metered"),
         ("anthropic", "messages.stream", "/v1/messages", True, "metered"),
         ("anthropic", "beta.messages.create", "/v1/messages", True, "metered"),
+        ("anthropic", "beta.sessions.create", "/v1/sessions", False, "partly"),
         ("anthropic", "messages.count_tokens", "/v1/messages/count_tokens", False, "free"),
     ],
 )

@@ -14,6 +14,8 @@ from farebox.providers import Metering
 from farebox.providers._anthropic_batches import PATH as BATCHES
 from farebox.providers._anthropic_batches import earlier_batch, read_batch, read_batch_answer
 from farebox.providers._anthropic_free import is_free
+from farebox.providers._anthropic_sessions import PATH as SESSIONS
+from farebox.providers._anthropic_sessions import earlier_session, is_held, read_session, read_session_answer
 from farebox.providers._anthropic_usage import read_usage
 from farebox.providers._media import read_anthropic_part
 from farebox.providers._reading import (
@@ -102,7 +104,7 @@ class Anthropic:
         if path.endswith(BATCHES):
             return read_batch(self.name, body, server_address, self.read_request)
         if not path.endswith(_MESSAGES):
-            return None
+            return read_session(self.name, path, body, server_address)
         model, messages, cap = body.get("model"), body.get("messages"), body.get("max_tokens")
         if type(model) is not str:
             model = text_of(model)
@@ -163,7 +165,11 @@ class Anthropic:
     def metering(self, path: str) -> Metering:
         if path.endswith((_MESSAGES, BATCHES)):
             return "metered"
-        return "free" if is_free(path) else "unmetered"
+        return "free" if is_free(path) or is_held(path) else "unmetered"
+
+    def reads_some(self, path: str) -> bool:
+        """Whether some requests to a path that is unmetered are read: sessions with a budget, and what is said in them."""
+        return path.endswith((SESSIONS, "/events"))
 
     def rewrite(self, call: Call, body: Mapping[str, Any]) -> dict[str, Any]:
         changes: dict[str, Any] = {}
@@ -176,12 +182,15 @@ class Anthropic:
         return changes
 
     def answers(self, path: str, method: str) -> str:
-        """The id of the batch that a request asks after, or whose results it reads; "" for any other request."""
-        return earlier_batch(path, method)
+        """The id of the batch or session that a request asks after, or whose results it reads; "" for any other request."""
+        return earlier_batch(path, method) or earlier_session(path, method)
 
     def read_answer(self, call: Call, answer: Any) -> None:
         if call.operation_name == BATCH:
             read_batch_answer(call, answer, self.read_answer)
+            return
+        if call.endpoint == SESSIONS:
+            read_session_answer(call, answer)
             return
         found = fields(answer)
         call.is_cut = found.get("stop_reason") == "max_tokens"
