@@ -11,9 +11,9 @@ import ast
 import functools
 import importlib
 import inspect
-import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from types import CodeType
 from typing import Any, Final, NamedTuple
 
 from farebox.providers import Provider
@@ -22,6 +22,8 @@ _DEEPEST: Final = 8
 #: What a path is called that is put together at run time.
 UNKNOWN_PATH: Final = "?"
 SOCKET: Final = "websocket "
+#: Before the name of a function that stands below another one of its class.
+_SUPER: Final = "super()."
 
 
 class Found(NamedTuple):
@@ -132,55 +134,91 @@ def kind_of(resource: Any) -> Any:
 @functools.lru_cache(maxsize=4_096)
 def methods(cls: Any) -> dict[str, list[Post]]:
     """The public methods of a class that post, and what each posts, also by way of another method of the class."""
-    functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef] = {}
+    codes: dict[str, CodeType] = {}
     for base in reversed(cls.__mro__[:-1]):
-        functions |= _functions(base)
+        for name, value in vars(base).items():
+            code = _code(value)
+            if code is not None:
+                if name in codes:
+                    codes[_SUPER + name] = codes[name]
+                codes[name] = code
+    sending = _sending(codes)
     found: dict[str, list[Post]] = {}
-    for name in functions:
-        if not name.startswith("_"):
-            posts = list(dict.fromkeys(_posts_below(name, functions, set())))
+    for name in codes:
+        if name in sending and not name.startswith(("_", _SUPER)):
+            posts = list(dict.fromkeys(_posts_below(name, codes, sending, set())))
             if posts:
                 found[name] = posts
     return found
 
 
-def _posts_below(name: str, functions: dict[str, Any], seen: set[str]) -> Iterator[Post]:
+def _code(value: Any) -> CodeType | None:
+    """Of what stands in a class under a name: a function, also one that is decorated or asked for as a property."""
+    value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
+    code = getattr(inspect.unwrap(value), "__code__", None) if callable(value) else None
+    return code if isinstance(code, CodeType) else None
+
+
+def _sending(codes: dict[str, CodeType]) -> set[str]:
+    """The functions that may post, by the words in their bytecode: what takes time to parse are all the others."""
+    words = {name: _words(code) for name, code in codes.items()}
+    found = {name for name, said in words.items() if any("post" in word.lower() for word in said)}
+    while True:
+        more = {name for name, said in words.items() if name not in found and not found.isdisjoint(said)}
+        if not more:
+            return found
+        found |= more
+
+
+def _words(code: CodeType) -> set[str]:
+    words = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, str):
+            words.add(constant)
+        elif isinstance(constant, tuple):
+            words.update(word for word in constant if isinstance(word, str))
+        elif isinstance(constant, CodeType):
+            words |= _words(constant)
+    return words | {_SUPER + name for name in code.co_names} if "super" in words else words
+
+
+def _posts_below(name: str, codes: dict[str, CodeType], sending: set[str], seen: set[str]) -> Iterator[Post]:
     seen.add(name)
-    function = functions[name]
+    function = _syntax(codes[name])
     yield from _posts(function)
     for node in ast.walk(function):
-        if (
-            isinstance(node, ast.Attribute)
-            and _is_self(node.value)
-            and node.attr in functions
-            and node.attr not in seen
-        ):
-            yield from _posts_below(node.attr, functions, seen)
+        if isinstance(node, ast.Attribute) and (_is_self(node.value) or _is_super(node.value)):
+            called = node.attr if _is_self(node.value) else _SUPER + node.attr
+            if called in sending and called not in seen:
+                yield from _posts_below(called, codes, sending, seen)
 
 
 @functools.cache
-def _functions(cls: type) -> dict[str, Any]:
-    """The functions of one class, by name; of several with one name the last, which is the one that runs."""
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    if not file or not str(file).endswith(".py"):
-        return {}
-    body: Iterable[Any] = _parsed(file).body
-    for part in cls.__qualname__.split("."):
-        body = next((node.body for node in body if isinstance(node, ast.ClassDef) and node.name == part), ())
-    return {node.name: node for node in body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
+def _syntax(code: CodeType) -> ast.AST:
+    """The syntax tree of one function: of its own lines, as a whole file takes long."""
+    try:
+        lines = _lines(code.co_filename)
+    except OSError:
+        return ast.Module([], [])  # there is no source
+    ends = [end for *_, end in (position[:2] for position in code.co_positions()) if end is not None]
+    first, last = code.co_firstlineno - 1, max(ends, default=0)
+    indent = len(lines[first]) - len(lines[first].lstrip()) if first < len(lines) else 0
+    try:
+        return ast.parse("if 1:\n" * bool(indent) + "".join(lines[first:last]))
+    except SyntaxError:
+        return ast.Module([], [])
 
 
 @functools.cache
-def _parsed(file: str) -> ast.Module:
-    with open(file, "rb") as source:
-        text = source.read()
-    return ast.parse(text) if b"post" in text.lower() else ast.Module([], [])
+def _lines(file: str) -> list[str]:
+    with open(file, encoding="utf-8") as source:
+        return source.readlines()
 
 
 def forget() -> None:
     """Drop the syntax trees, which are large."""
-    _parsed.cache_clear()
-    _functions.cache_clear()
+    _syntax.cache_clear()
+    _lines.cache_clear()
 
 
 def _posts(function: ast.AST) -> Iterator[Post]:
@@ -218,6 +256,10 @@ def _text(node: ast.expr | None) -> str:
 
 def _is_self(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id == "self"
+
+
+def _is_super(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "super"
 
 
 def _is_client(node: ast.expr) -> bool:
