@@ -186,17 +186,19 @@ class Session:
 
     def _find(self, news: News) -> tuple[Asked | None, list[Asked]]:
         """What an event is about, and what it answers along with it; neither is in line any more."""
-        in_line = [one for one in self._asked if one.line.startswith(news.line)]
+        in_line, answers_all = self._in_line(news.line), news.answers_all
         if news.event_id:
             in_line = [one for one in self._asked if one.event_id == news.event_id]
+        if not in_line and news.or_line is not None:
+            in_line, answers_all = self._in_line(news.or_line), False
         begun = None
         if news.what in ("ended", "used") and news.answer_id in self._begun:
             begun = news.answer_id
         elif news.what == "lost":
             begun = next((key for key, one in self._begun.items() if one.line.startswith(news.line)), None)
         if begun is not None:
-            found, answered_too = [self._begun.pop(begun)], in_line if news.answers_all else []
-        elif news.answers_all:
+            found, answered_too = [self._begun.pop(begun)], in_line if answers_all else []
+        elif answers_all:
             found, answered_too = in_line[-1:], in_line[:-1]
         else:
             found, answered_too = in_line[:1], []
@@ -204,6 +206,9 @@ class Session:
             if one in self._asked:
                 self._asked.remove(one)
         return (found[0] if found else None), answered_too
+
+    def _in_line(self, line: str) -> list[Asked]:
+        return [one for one in self._asked if one.line.startswith(line)]
 
     def _begins(self, asked: Asked, answer_id: str) -> None:
         if self._dialogue.names_answers:

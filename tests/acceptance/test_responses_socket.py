@@ -380,6 +380,21 @@ def test_steering_that_fails_or_is_put_off_costs_nothing_and_is_read_with_the_ne
     nothing_is_left()
 
 
+def test_after_a_refusal_to_steer_an_answer_can_be_gone_on_from_as_usual(
+    provider: FakeProvider, connection: Any
+) -> None:
+    steered = begin(provider, connection, max_output_tokens=100)
+    with budget(usd=0), pytest.raises(BudgetExceeded):
+        connection.response.steer(input="No: by boat", previous_response_id=steered)
+    provider.reset()
+    listen(connection)
+    with budget(usd="0.01") as b:
+        ask(connection, previous_response_id=steered, max_output_tokens=100)
+        assert (b.spent_usd, b.reserved_usd) == (provider.bill.lines[-1].usd, 0)
+    assert [record.outcome for record in in_order()] == ["completed", "refused", "completed"]
+    nothing_is_left()
+
+
 def test_an_answer_that_nobody_asked_for_is_held_when_it_begins(provider: FakeProvider, connection: Any) -> None:
     """Such as the one after a response that somebody steered who was not seen."""
     with budget(usd=1) as b:

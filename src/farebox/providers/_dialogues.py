@@ -44,6 +44,7 @@ class News(NamedTuple):
         answer_id: Of the answer.
         line: How the lines begin in which it was asked for.
         answers_all: It answers all that these lines have, the last of which was held for all.
+        or_line: Where it was asked for if nothing in `line` is open.
         event_id: Of the client's event that was refused; "" where the server does not say.
         body: What holds the usage.
         then: What else the event says.
@@ -53,6 +54,7 @@ class News(NamedTuple):
     answer_id: str = ""
     line: str = ""
     answers_all: bool = False
+    or_line: str | None = None
     event_id: str = ""
     body: Any = None
     then: News | None = None

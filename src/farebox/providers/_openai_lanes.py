@@ -108,8 +108,10 @@ class Lanes:
         while len(self._settings) > _MOST_KNOWN:
             del self._settings[next(iter(self._settings))]
         is_steered = self._steers.pop(earlier, None) is not None
-        line = _steering(earlier) if is_steered else _lane(event)
-        return News("begun", answer_id, line, answers_all=is_steered, body=answer)
+        if not is_steered:
+            return News("begun", answer_id, _lane(event), body=answer)
+        # What was to steer it may never have been sent, as a budget refused it.
+        return News("begun", answer_id, _steering(earlier), answers_all=True, or_line=_lane(event), body=answer)
 
     def _let_steer_go(self, event: Mapping[str, Any], *, is_put_off: bool) -> News:
         steered_id = text_of(fields(event.get("steer")).get("previous_response_id"))
