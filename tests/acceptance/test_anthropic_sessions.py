@@ -67,6 +67,7 @@ def archived(sessions: Any) -> Any:
     return sessions.archive("sesn_1")
 
 
+@pytest.mark.surface("anthropic sessions of agents with a budget", kind="sync", proves=["exact", "refused"])
 @pytest.mark.parametrize("end", [retrieved, archived])
 def test_a_session_is_held_for_its_budget_and_costs_what_it_says_at_its_end(
     end: Callable[[Any], Any], session: Served, sessions: Any
@@ -89,6 +90,7 @@ def test_a_session_is_held_for_its_budget_and_costs_what_it_says_at_its_end(
     nothing_is_left()
 
 
+@pytest.mark.surface("anthropic sessions of agents with a budget", kind="async", proves="exact")
 def test_an_async_session_is_paid_too(provider: FakeProvider, session: Served, sessions: Any) -> None:
     async def go() -> None:
         async with ANTHROPIC.async_client(provider) as client:
