@@ -94,7 +94,8 @@ class OpenAI:
     sdk = "openai"
     clients = ("OpenAI", "AsyncOpenAI")
     chat_path = _CHAT
-    #: Modules of the SDK with websockets, and their paths.
+    #: Modules of the SDK with websockets, and their paths.  Of sessions that translate no event has a usage; a sideband and a
+    #: fork look at a session whose time another connection pays.
     sockets: Final = {
         "openai.resources.realtime.realtime": "/realtime",
         "openai.resources.realtime.translations.translations": "/realtime/translations",
