@@ -50,7 +50,7 @@ class Files:
 
     def _upload(self, original: Any) -> Any:
         def upload_file(client: Any, file_path: Any, *args: Any, **kwargs: Any) -> Any:
-            note = self._noted(client, file_path)
+            note = self._noted(file_path) if self._is_metered(client) else None
             response = original(client, file_path, *args, **kwargs)
             if note is not None:
                 note(self._answer_in(response))
@@ -60,7 +60,9 @@ class Files:
 
     def _async_upload(self, original: Any) -> Any:
         async def async_upload_file(client: Any, file_path: Any, *args: Any, **kwargs: Any) -> Any:
-            note = await asyncio.to_thread(self._noted, client, getattr(file_path, "wrapped", file_path))
+            note = None
+            if self._is_metered(client):
+                note = await asyncio.to_thread(self._noted, getattr(file_path, "wrapped", file_path))
             response = await original(client, file_path, *args, **kwargs)
             if note is not None:
                 note(self._answer_in(response))
@@ -90,10 +92,11 @@ class Files:
 
         return async_download_file
 
-    def _noted(self, client: Any, file: Any) -> Note | None:
-        """What to do with the answer, for a file that is sent by a client that is metered."""
-        if not self._seam.is_global and CLIENT_MARK not in client.__dict__:
-            return None
+    def _is_metered(self, client: Any) -> bool:
+        return self._seam.is_global > 0 or CLIENT_MARK in client.__dict__
+
+    def _noted(self, file: Any) -> Note | None:
+        """What to do with the answer to a file that is sent."""
         try:
             if not isinstance(file, (str, os.PathLike)):
                 return self._provider.file_noted(Upload(file))

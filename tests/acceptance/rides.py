@@ -61,7 +61,7 @@ def needs(owner: Any, name: str, parameter: str = "") -> Any:
     """`owner.name`; the test is skipped where this version of the SDK has none, or none that takes `parameter`."""
     found = getattr(owner, name, None)
     if found is None or (parameter and parameter not in inspect.signature(found).parameters):
-        sdk = type(owner).__module__.partition(".")[0]
+        sdk = type(owner).__module__.partition(".")[0].replace("google", "google.genai")
         lacks = f"{type(owner).__name__}.{name}" + (f"({parameter}=)" if parameter else "")
         pytest.skip(f"{sdk} {importlib.import_module(sdk).__version__} has no {lacks}")
     return found

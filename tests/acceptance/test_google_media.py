@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
@@ -222,6 +224,31 @@ def test_a_video_that_fails_is_given_back(provider: Any, vertex: Any) -> None:
         assert vertex.operations.get(operation).error
         assert (b.spent_usd, b.reserved_usd) == (0, 0)
     assert provider.bill.usd == 0
+
+
+def test_many_at_once_get_what_there_is_and_are_settled_once_however_many_look(provider: Any, vertex: Any) -> None:
+    made: list[Any] = []
+
+    def ask() -> None:
+        with contextlib.suppress(BudgetExceeded):
+            made.append(videos(vertex, number_of_videos=1))
+
+    def look() -> None:
+        for operation in made:
+            vertex.operations.get(operation)
+
+    def at_once(does: Callable[[], None], count: int) -> None:
+        threads = [threading.Thread(target=does) for _ in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    with budget(usd=4, patience=0) as b:
+        at_once(ask, 20)
+        assert (len(made), b.reserved_usd, b.spent_usd) == (5, 4, 0)
+        at_once(look, 4)
+        assert (b.reserved_usd, b.spent_usd) == (0, provider.bill.usd) == (0, 4)
 
 
 @pytest.mark.parametrize("asked", [1, 2])

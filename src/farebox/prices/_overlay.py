@@ -148,7 +148,7 @@ TIER_MULTIPLIERS: Final = (
         "batch", "openai", "text-embedding", Fraction(1, 2), "https://developers.openai.com/api/docs/pricing", "2026-11-21"
     ),
     TierMultiplier(
-        "batch", "google", "gemini-embedding", Fraction(1, 2),
+        "batch", "google", "gemini-embedding-001", Fraction(1, 2),
         "https://ai.google.dev/gemini-api/docs/pricing (a copy of 2025-10-31)", "2026-11-30",
     ),
     TierMultiplier("fast", "anthropic", "claude-opus-4-6", Fraction(6), _CLAUDE_PRICING, "2026-11-21"),
