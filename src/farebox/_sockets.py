@@ -34,7 +34,10 @@ class Sockets:
         #: Who reads the sessions of a path, and the modules that are as they know it.
         self._dialogues: dict[str, Callable[[Opened], Dialogue]] = getattr(seam.provider, "dialogues", {})
         self._readable: set[str] = set()
-        self._waiting = {module: partial(self._wrap, module, path) for module, path in found.items()}
+        own = f"{seam.module}."  # a provider that derives from another has an SDK of its own
+        self._waiting = {
+            module: partial(self._wrap, module, path) for module, path in found.items() if module.startswith(own)
+        }
 
     def install(self) -> None:
         """Wrap the managers of every module, now or once it is imported."""

@@ -24,6 +24,7 @@ import pytest
 import farebox
 from farebox import BudgetExceeded, _coverage, _instrument, budget, errors, instrument
 from farebox.providers import find_provider
+from farebox.testing import FakeProvider, Price
 from tests.acceptance.rides import is_charged_by_what_came
 
 SDK = pytest.importorskip("llama_api_client", reason="llama-api-client is not installed")
@@ -40,25 +41,29 @@ def block(pattern: str) -> str:
 
 
 FILE = block(r"```py\n(# farebox_llama\.py\n.*?)```")
+GROQ_FILE = block(r"```py\n(# farebox_groq\.py\n.*?)```")
 POINTS = tomllib.loads(block(r"```toml\n(.*?)```"))["project"]["entry-points"]["farebox.providers"]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The package `farebox-llama`."""
+    """The package `farebox-llama`, with both files of the page."""
     site = tmp_path_factory.mktemp("site")
     (site / "farebox_llama.py").write_text(FILE, "utf-8")
+    (site / "farebox_groq.py").write_text(GROQ_FILE, "utf-8")
     info = site / "farebox_llama-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: farebox-llama\nVersion: 1.0\n", "utf-8")
-    lines = "".join(f"{name} = {target}\n" for name, target in POINTS.items())
+    points = {**POINTS, "groq": "farebox_groq:Groq"}
+    lines = "".join(f"{name} = {target}\n" for name, target in points.items())
     (info / "entry_points.txt").write_text(f"[farebox.providers]\n{lines}", "utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(site)
         importlib.invalidate_caches()
         yield
-    sys.modules.pop("farebox_llama", None)
-    _instrument._seams.pop("llama", None)
+    for name in ("llama", "groq"):
+        sys.modules.pop(f"farebox_{name}", None)
+        _instrument._seams.pop(name, None)
 
 
 class Llama(ThreadingHTTPServer):
@@ -199,9 +204,10 @@ def usd(nanos: int) -> Decimal:
     return Decimal(nanos).scaleb(-9)
 
 
-def test_the_file_is_shorter_than_sixty_lines_and_imports_public_names_only() -> None:
-    assert len(FILE.splitlines()) < 60
-    assert not re.search(r"import.*\b_|from [\w.]*\._", FILE)
+@pytest.mark.parametrize("file", [FILE, GROQ_FILE])
+def test_the_file_is_shorter_than_sixty_lines_and_imports_public_names_only(file: str) -> None:
+    assert len(file.splitlines()) < 60
+    assert not re.search(r"import.*\b_|from [\w.]*\._", file)
 
 
 @pytest.mark.parametrize("send", SHOWN)
@@ -315,3 +321,66 @@ def test_a_client_of_it_is_instrumented_alone_and_it_stands_among_the_choices_an
     rows = {row.surface: row.metering for row in found}
     assert rows["chat.completions.create"] == "metered"
     assert set(rows.values()) == {"metered", "unmetered"}
+
+
+# ── a vendor in OpenAI's format, through an SDK of its own ───────────────────────────────────────────────────────────
+
+GROQ = "llama-3.3-70b-versatile"
+
+
+@pytest.fixture
+def provider() -> Iterator[FakeProvider]:
+    with FakeProvider(prices={GROQ: Price(input="0.59", output="0.79")}) as provider:
+        farebox.set_price(GROQ, input_per_million="0.59", output_per_million="0.79", provider="groq")
+        yield provider
+
+
+@pytest.fixture
+def groq(provider: FakeProvider) -> Iterator[Any]:
+    """A client of Groq's SDK, whose requests the fake provider answers under the path that it knows."""
+    sdk = pytest.importorskip("groq", reason="groq is not installed")
+    httpx: Any = importlib.import_module("httpx")
+    real = httpx.URL(provider.openai_base_url)
+
+    class Led(httpx.HTTPTransport):  # type: ignore[misc,name-defined]
+        def handle_request(self, request: Any) -> Any:
+            path = request.url.path.removeprefix("/openai")
+            request.url = request.url.copy_with(scheme="http", host=real.host, port=real.port, path=path)
+            request.headers["host"] = f"{real.host}:{real.port}"
+            return super().handle_request(request)
+
+    with httpx.Client(transport=Led(verify=False), trust_env=False) as http_client:
+        yield sdk.Groq(api_key="fake", max_retries=0, http_client=http_client)
+
+
+@pytest.mark.surface(
+    "groq, by a provider of somebody else's", kind=["sync", "stream"], proves=["exact", "refused"], of="groq"
+)
+@pytest.mark.parametrize("tells", ["in a chunk of its own", "in x_groq"])
+def test_a_provider_that_derives_from_openais_meters_another_sdk(tells: str, provider: FakeProvider, groq: Any) -> None:
+    """Groq's streams say their usage in `x_groq` of the last chunk, also where it was not asked for."""
+
+    def ask(**words: Any) -> None:
+        words = {"model": GROQ, "messages": MESSAGES, "max_tokens": 100, **words}
+        answer = groq.chat.completions.create(**words)
+        assert not words.get("stream") or list(answer)
+
+    used = {"prompt_tokens": 20, "completion_tokens": 60, "total_tokens": 80}
+
+    def moved(said: dict[str, Any]) -> dict[str, Any]:
+        if said["object"] != "chat.completion.chunk":
+            return said
+        has_ended = any(choice["finish_reason"] for choice in said["choices"])
+        return {**said, "usage": None, "x_groq": {"id": "req_1", "usage": used if has_ended else None}}
+
+    if tells == "in x_groq":
+        provider.odd(edit=moved, times=None)
+    provider.answer(output_tokens=60, input_tokens=20)
+    with instrument(), budget("groq", usd="0.0005") as b:
+        with pytest.raises(BudgetExceeded):
+            while True:
+                ask()
+                ask(stream=True)
+                assert b.spent_usd == provider.bill.usd
+    assert len(provider.requests) == b.spent_calls > 3
+    assert {record.provider_name for record in farebox.calls()} == {"groq"}
