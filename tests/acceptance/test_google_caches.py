@@ -132,6 +132,19 @@ def test_what_is_asked_with_a_cache_is_held_by_its_tokens_and_paid_at_its_price(
     assert farebox.calls()[-1].usage.cache_read_tokens == tokens
 
 
+def test_the_tools_of_a_cache_are_held_by_who_asks_with_it(provider: Any, client: Any) -> None:
+    search: Any = [{"google_search": {}}]
+    with budget(usd=5):
+        names = [make(client).name, make(client, tools=search).name]
+        for name in names:
+            config: Any = {"cached_content": name, "max_output_tokens": 20}
+            client.models.generate_content(model=FLASH, contents="hello", config=config)
+    bare, made, without, searching = (call.bound_usd for call in farebox.calls())
+    assert made < bare + Decimal("0.035") * 3  # nothing is searched for yet
+    # A search at 35 a thousand, and what it finds.
+    assert searching >= without + Decimal("0.035") + 65_536 * Decimal("0.0000003")
+
+
 def test_the_rest_of_what_one_does_with_caches_is_free(provider: Any, client: Any) -> None:
     with budget(usd=5):
         cache = make(client)

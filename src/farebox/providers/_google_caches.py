@@ -38,9 +38,14 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _UNSEEN: Final = "this cache was not made through a metered client of this process: nobody here knows how much it holds"
 
 
+_TOOLS: Final = frozenset(("web_search", "web_fetch", "file_search", "code_interpreter", "mcp"))
+
+
 class _Cache(NamedTuple):
     model: str
     tokens: int
+    #: Tools that run at Google, by the features that they need: who asks with the cache has them, and does not say so.
+    tools: frozenset[str]
     #: Epoch microseconds, by its provider's clock.
     paid_until: int
 
@@ -52,6 +57,12 @@ def cache_in(name: str) -> str:
     """The name of a cache without whose it is, which is spelt by number or by name; "" where there is none."""
     found = _NAME.search(name)
     return found[1] if found is not None else ""
+
+
+def tools_in_cache(name: str) -> frozenset[str]:
+    """The features of the tools of a cache that run at Google; none of one that nobody here has made."""
+    known = _caches.get(cache_in(name))
+    return frozenset() if known is None else known.tools
 
 
 def read_cache_request(
@@ -74,6 +85,7 @@ def read_cache_request(
     call.operation_name, call.endpoint = "cache", CACHES
     call.choices, call.accepts_cap, call.declared_cap = 0, False, None
     call.is_continuable = True
+    call.most_web_searches, call.fills_context = 0, False  # no tool runs before somebody asks
     tokens = (call.text_bytes + call.dense_bytes + 1) // 2 + call.extra_input_tokens
     lasts = _asked_micros(body, to_micros(call.started_at_seconds))
     call.most_units = {"cache_token_hours": _token_hours(tokens, lasts)}
@@ -116,7 +128,7 @@ def read_cache(call: Call, found: Mapping[str, Any]) -> None:
             call.doubt = "the cache does not say how much it holds, or since when"
             return
         call.response_id = name
-        remember(_caches, name, _Cache(call.request_model, tokens, end))
+        remember(_caches, name, _Cache(call.request_model, tokens, call.features & _TOOLS, end))
         hours = _token_hours(tokens, end - start)
         if call.has_audio:
             call.doubt = "the cache does not say which of its tokens are of sound"

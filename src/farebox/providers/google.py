@@ -27,7 +27,7 @@ from farebox.providers._google_batches import (
     rows_in,
     unread_job,
 )
-from farebox.providers._google_caches import CACHES, cache_in, read_cache, read_cache_request
+from farebox.providers._google_caches import CACHES, cache_in, read_cache, read_cache_request, tools_in_cache
 from farebox.providers._google_embeddings import EMBEDDING_VERBS, read_embedding_request, read_embeddings
 from farebox.providers._google_free import is_free
 from farebox.providers._google_interactions import (
@@ -94,7 +94,7 @@ _SERVER_TOOLS: Final = {
     "codeExecution": "code_interpreter",
     "mcpServers": "mcp",
 }
-_ENDLESS: Final = frozenset(("urlContext", "fileSearch", "retrieval", "mcpServers"))
+_ENDLESS: Final = frozenset(("web_fetch", "file_search", "mcp"))
 #: Searches that a grounded request is held for; before Gemini 3 it has one fee, however many there are.
 _MOST_SEARCHES: Final = 10
 #: The least output cap of a request for a picture, which has up to 2,520 tokens
@@ -358,6 +358,8 @@ def _read_options(call: Call, body: Mapping[str, Any], config: Mapping[str, Any]
     if (cached := text_of(pick(body, "cachedContent"))) != "":
         call.previous_response_id, call.previous_name = cache_in(cached) or cached, "cached_content"
         counted.features.add("cached_content")
+        for feature in tools_in_cache(cached):
+            _count_tool(call, feature, counted)
     if pick(body, "continuationToken") is not None:
         sizes.name_unbounded("continuation_token")
         call.fills_context = True
@@ -402,14 +404,19 @@ def _read_tool(call: Call, tool: Mapping[str, Any], counted: Contents) -> None:
     for name, feature in _SERVER_TOOLS.items():
         if pick(tool, name) is None:
             continue
-        counted.features.add(feature)
         counted.sizes.name_unbounded(name)
-        if feature == "web_search":
-            call.most_web_searches += 1 if is_older_gemini(call.request_model) else _MOST_SEARCHES
-        if name in _ENDLESS:
-            call.fills_context = True
-        else:
-            counted.sizes.extra_tokens += _SERVER_TOOL_TOKENS
+        _count_tool(call, feature, counted)
+
+
+def _count_tool(call: Call, feature: str, counted: Contents) -> None:
+    """Count what a tool that runs at Google may bring, by the feature that it needs."""
+    counted.features.add(feature)
+    if feature == "web_search":
+        call.most_web_searches += 1 if is_older_gemini(call.request_model) else _MOST_SEARCHES
+    if feature in _ENDLESS:
+        call.fills_context = True
+    else:
+        counted.sizes.extra_tokens += _SERVER_TOOL_TOKENS
 
 
 def _features(call: Call, body: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
