@@ -90,5 +90,5 @@ $(STAMP): pyproject.toml
 	@$(PY) -m pip --version >/dev/null 2>&1 \
 	  || $(PYTHON) -m venv $$([ -f '$(VENV)/pyvenv.cfg' ] && echo --clear) '$(VENV)'
 	@$(PY) -m pip install -qq 'pip>=25.1'  # the first that knows --group
-	@$(PY) -m pip install -qq --editable '.[openai,anthropic,google,mistral,redis]' --group dev
+	@$(PY) -m pip install -qq --editable '.[openai,anthropic,google,mistral,cohere,redis]' --group dev
 	@printf '%s' '$(CURDIR)' > '$(STAMP)'

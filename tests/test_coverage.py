@@ -140,6 +140,16 @@ def test_of_mistrals_sdk_it_finds_what_is_named_and_what_hangs_on_that(found: Co
     assert rows["agents.complete"].metering == rows["beta.conversations.start"].metering == "unmetered"
 
 
+def test_of_coheres_sdk_it_finds_what_its_raw_clients_send(found: Coverage) -> None:
+    pytest.importorskip("cohere", reason="cohere is not installed")
+    rows = {row.surface: row for row in found if row.provider == "cohere"}
+    assert (rows["v2.chat"].path, rows["v2.chat"].metering) == ("/v2/chat", "metered")
+    assert rows["v2.chat_stream"].modes == ("sync", "async", "stream")
+    assert rows["v2.rerank"].metering == rows["generate"].metering == "metered"
+    assert rows["tokenize"].metering == "free"
+    assert rows["classify"].metering == "unmetered"
+
+
 # Resources of an SDK of tomorrow, in the ways that SDKs write a request.
 
 
@@ -196,7 +206,9 @@ def test_an_sdk_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatc
 def test_it_prints_as_a_table_with_its_sums(found: Coverage) -> None:
     head, *lines = str(found).splitlines()
     assert head.split() == ["provider", "sdk", "version", "surface", "path", "modes", "metering"]
-    assert sum(line.startswith(("openai ", "anthropic ", "google ", "mistral ")) for line in lines) == len(found)
+    assert sum(line.startswith(("openai ", "anthropic ", "google ", "mistral ", "cohere ")) for line in lines) == len(
+        found
+    )
     metered = sum(row.provider == "openai" and row.metering == "metered" for row in found)
     assert f"openai: {metered} metered, " in lines[-1]
     assert repr(found) == str(found)

@@ -123,7 +123,7 @@ def test_a_model_that_any_provider_may_have_is_estimated_with_all_its_choices() 
         ({"max_output_tokens": 1.5}, "max_output_tokens=1.5 is no cap"),
         ({"max_output_tokens": True}, "max_output_tokens=True is no cap"),
         ({"max_output_tokens": "9"}, "max_output_tokens='9' is no cap"),
-        ({"provider": "opnai"}, "provider 'opnai' is unknown; choose from anthropic, google, mistral, openai"),
+        ({"provider": "opnai"}, "provider 'opnai' is unknown; choose from anthropic, cohere, google, mistral, openai"),
         ({"messages": []}, "messages is empty; pass a text, or messages as the SDK takes them"),
     ],
     ids=repr,

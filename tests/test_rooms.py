@@ -91,6 +91,7 @@ ROOMS = {
     "_seam_speakeasy": Room("as above", rooms("_call signals providers _bodies _pending _streams _patches")),
     "_seam_interactions": Room("as above", rooms("_patches _seam_speakeasy")),
     "_seam_mistral": Room("as above", rooms("_call signals providers _streams _patches _seam_speakeasy")),
+    "_seam_cohere": Room("as above", rooms("_call signals providers _streams _patches _seam_speakeasy")),
     "_seam_live": Room("as above", rooms("signals providers _streams _patches _sessions")),
     "_seam_google": Room(
         "as above",
@@ -102,7 +103,7 @@ ROOMS = {
     "_instrument": Room(
         "as above, and the scope that one client brings along",
         rooms("errors _call signals providers _patches _threads _imports _frames _scope"),
-        later=rooms("_seam _seam_google _seam_mistral"),
+        later=rooms("_seam _seam_google _seam_mistral _seam_cohere"),
     ),
     "_buckets": Room("what times are called in a zone", rooms("ledgers _windows")),
     "_asked": Room("which calls are meant; asks nobody", RECORDS | rooms("ledgers _buckets _tally")),

@@ -423,6 +423,7 @@ def set_price(
     per_audio_minute: UsdLike | None = None,
     per_video_second: UsdLike | None = None,
     per_page: UsdLike | None = None,
+    per_search: UsdLike | None = None,
     provider: str | None = None,
 ) -> None:
     """Price a model in USD, over everything else; 0 says that it is free.
@@ -434,8 +435,8 @@ def set_price(
             below; its tokens then cost nothing.
         cache_read_per_million, cache_write_per_million: Of tokens read from a prompt cache and written to it.
         cache_storage_per_million_hours: Of what a cache of one's own keeps, per million tokens and hour.
-        per_image, per_million_characters, per_audio_minute, per_video_second, per_page: Of pictures made, of text read
-            aloud, of sound in or out, of video, of documents read.
+        per_image, per_million_characters, per_audio_minute, per_video_second, per_page, per_search: Of pictures made, of
+            text read aloud, of sound in or out, of video, of documents read, of searches through documents.
         provider: Only for this provider.
 
     Raises:
@@ -453,5 +454,6 @@ def set_price(
         per_audio_minute=per_audio_minute,
         per_video_second=per_video_second,
         per_page=per_page,
+        per_search=per_search,
         provider=provider,
     )

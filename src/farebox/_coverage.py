@@ -15,7 +15,7 @@ import attrs
 from farebox.providers import Metering, Provider, find_provider, provider_names
 
 #: How the surfaces of an SDK are found, by the kind of seam that its provider names.
-_KINDS: Final = {"stainless": "stainless", "google": "google", "mistral": "mistral"}
+_KINDS: Final = {"stainless": "stainless", "google": "google", "mistral": "mistral", "cohere": "cohere"}
 _COLUMNS: Final = ("provider", "sdk", "version", "surface", "path", "modes", "metering")
 
 

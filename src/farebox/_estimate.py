@@ -62,7 +62,7 @@ def estimate(
         model: Its name.
         messages: As the SDK takes them, or a text.
         max_output_tokens: The output cap; by default the model's own maximum.
-        provider: `"openai"`, `"anthropic"`, `"google"` or `"mistral"`; found by the model's name when left out.
+        provider: `"openai"`, `"anthropic"`, `"google"`, `"mistral"` or `"cohere"`; found by the model's name when left out.
         **parameters: Others of the request that the model reads or that change the price, such as `tools`, `system`, `n`.
 
     Raises:

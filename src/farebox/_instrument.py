@@ -25,6 +25,7 @@ _KINDS: Final = {
     "stainless": "farebox._seam:Seam",
     "google": "farebox._seam_google:GoogleSeam",
     "mistral": "farebox._seam_mistral:MistralSeam",
+    "cohere": "farebox._seam_cohere:CohereSeam",
 }
 
 

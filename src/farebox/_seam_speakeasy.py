@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -37,6 +37,30 @@ class StackLink(Link):
         self.body = body
         #: The last attempt died without an answer; or was answered with an error status.
         self.has_failed = self.is_refused = False
+
+    def start(self) -> None:
+        """An attempt is about to be sent."""
+        self.has_failed = self.is_refused = False
+        self.call.attempts += 1
+        self.call.is_sent = True
+
+    def died(self, error: BaseException) -> None:
+        """It has raised."""
+        self.has_failed = not never_sent(error)
+
+    def came(self, response: Any) -> None:
+        """It was answered."""
+        self.is_refused = response.status_code >= 400
+
+    def follows_a_dead_one(self) -> bool:
+        """Whether the next attempt is a retry of one that died without an answer, which is counted here."""
+        call = self.call
+        if not call.attempts:
+            return False
+        call.dead_attempts += self.has_failed
+        # Not before the dead are counted: who is interrupted here is charged too much, not too little.
+        call.retried_attempts = call.attempts
+        return self.has_failed
 
 
 def sends(cls: Any, method: str) -> bool:
@@ -76,7 +100,7 @@ class Stack:
                 self.fail(link, error)
                 raise
             finally:
-                self._close(link)
+                self.close(link)
             return response
 
         return do_request
@@ -104,19 +128,25 @@ class Stack:
                 self.fail(link, error)
                 raise
             finally:
-                self._close(link)
+                self.close(link)
             return response
 
         return do_request_async
 
     def begin(self, sdk: Any, request: Any, stream: bool) -> StackLink | None:
         """The link of the call that a request makes; None where it is not metered."""
-        seam = self.seam
-        mark = self.mark_of(sdk) if seam.clients else None
-        if (not seam.is_global and mark is None) or request.method.lower() != "post":
+        mark = self.mark_of(sdk) if self.seam.clients else None
+        if (not self.seam.is_global and mark is None) or request.method.lower() != "post":
             return None
-        path, host, reader, call, unread = unquote(request.url.path), request.url.host, seam.provider, None, None
-        body = _body_of(request)
+        link = self.link_of(unquote(request.url.path), request.url.host, _body_of(request), mark)
+        if link is not None:
+            link.call.is_stream = link.call.is_stream or stream
+            link.call.timeouts = ((request.extensions.get("timeout") or {}).get("read"),)
+        return link
+
+    def link_of(self, path: str, host: str, body: dict[str, Any] | None, mark: Any) -> StackLink | None:
+        """The link of the call that a POST makes, of a client with this mark; None where it is free or malformed."""
+        reader, call, unread = self.seam.provider, None, None
         try:
             if body is not None:
                 call = reader.read_request(path, body, host)
@@ -124,12 +154,9 @@ class Stack:
             unread = error
         used: Reader = reader
         if call is None:
-            if not seam.may_bill(path, unread):
+            if not self.seam.may_bill(path, unread):
                 return None
             call, used = unmetered_call(reader.name, path, body, host, unread), READER
-        if stream:
-            call.is_stream = True
-        call.timeouts = ((request.extensions.get("timeout") or {}).get("read"),)
         call.client_frame = mark.__dict__.get(CLIENT_MARK) if mark is not None else None
         return StackLink(call, used, body or {})
 
@@ -173,7 +200,8 @@ class Stack:
         else:
             failed(link, error)
 
-    def _close(self, link: StackLink) -> None:
+    def close(self, link: StackLink) -> None:
+        """The request has come back."""
         self.seam.open.pop(link, None)
         if not self.seam.is_global:
             self.seam.retire()
@@ -242,48 +270,33 @@ class _Sender:
         return getattr(self._client, name)
 
     def send(self, request: Any, **kwargs: Any) -> Any:
-        if self._is_retry_of_a_dead_one():
-            signals.pre_retry.publish(self._link.call)
-        return self._seen(lambda: self._client.send(request, **kwargs))
-
-    def _seen(self, send: Callable[[], Any]) -> Any:
-        self._start()
-        try:
-            response = send()
-        except BaseException as error:
-            self._link.has_failed = not never_sent(error)
-            raise
-        self._link.is_refused = response.status_code >= 400
-        return response
-
-    def _start(self) -> None:
         link = self._link
-        link.has_failed = link.is_refused = False
-        link.call.attempts += 1
-        link.call.is_sent = True
-
-    def _is_retry_of_a_dead_one(self) -> bool:
-        call = self._link.call
-        if not call.attempts:
-            return False
-        call.dead_attempts += self._link.has_failed
-        call.retried_attempts = call.attempts
-        return self._link.has_failed
+        if link.follows_a_dead_one():
+            signals.pre_retry.publish(link.call)
+        link.start()
+        try:
+            response = self._client.send(request, **kwargs)
+        except BaseException as error:
+            link.died(error)
+            raise
+        link.came(response)
+        return response
 
 
 class _AsyncSender(_Sender):
     """As `_Sender`."""
 
     async def send(self, request: Any, **kwargs: Any) -> Any:
-        if self._is_retry_of_a_dead_one():
-            waiting = signals.pre_retry.publish_async(self._link.call)
+        link = self._link
+        if link.follows_a_dead_one():
+            waiting = signals.pre_retry.publish_async(link.call)
             if waiting is not None:
                 await waiting
-        self._start()
+        link.start()
         try:
             response = await self._client.send(request, **kwargs)
         except BaseException as error:
-            self._link.has_failed = not never_sent(error)
+            link.died(error)
             raise
-        self._link.is_refused = response.status_code >= 400
+        link.came(response)
         return response

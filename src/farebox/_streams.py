@@ -432,6 +432,7 @@ def read_events(call: Call, provider: Reader, body: bytes) -> None:
 
 
 def server_sent(body: bytes) -> list[Any]:
-    """The JSON payloads of server-sent events, those that are cut or no JSON left out."""
-    payloads = (parsed(line[5:].strip()) for line in body.split(b"\n") if line.startswith(b"data:"))
+    """The JSON payloads of server-sent events, or of lines that are JSON; those that are cut or no JSON left out."""
+    lines = (line for line in body.split(b"\n") if line.startswith((b"data:", b"{")))
+    payloads = (parsed(line[5:].strip() if line[0] == 100 else line) for line in lines)
     return [payload for payload in payloads if payload is not None]

@@ -89,6 +89,19 @@ def mistral(provider: Provider) -> Iterator[Found]:
                 yield Found(prefix + name, path, (mode, "stream") if stream == "stream" else (mode,))
 
 
+def cohere(provider: Provider) -> Iterator[Found]:
+    """Of Cohere's SDK: a client and its resources each have a raw one, whose methods send."""
+    sdk = importlib.import_module(provider.sdk)
+    for mode, name in zip(("sync", "async"), provider.clients, strict=True):
+        client = getattr(sdk, name)(api_key="none")
+        for prefix, resource in (("", client), *_resources(client, "")):
+            for method, posts in methods(kind_of(getattr(resource, "_raw_client", resource))).items():
+                yield from (
+                    Found(prefix + method, post.path, (mode, "stream") if method.endswith("_stream") else (mode,))
+                    for post in posts
+                )
+
+
 def _named_resources(owner: Any, prefix: str) -> Iterator[tuple[str, Any]]:
     """What hangs on a client or a resource of such an SDK, with the words before a method of it."""
     for name in (*getattr(owner, "_sub_sdk_map", ()), *vars(owner)):

@@ -47,6 +47,7 @@ class Usage(NamedTuple):
     cache_token_hours: int = 0
     pages: int = 0
     annotated_pages: int = 0
+    search_units: int = 0
 
     @property
     def input_tokens(self) -> int:

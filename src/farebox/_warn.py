@@ -9,7 +9,7 @@ from typing import Final
 
 _logger = logging.getLogger("farebox")
 
-_NOT_THE_PROGRAM: Final = ("farebox", "openai", "anthropic", "google", "mistralai", "asyncio", "contextlib")
+_NOT_THE_PROGRAM: Final = ("farebox", "openai", "anthropic", "google", "mistralai", "cohere", "asyncio", "contextlib")
 
 
 def warn(message: str, category: type[Warning]) -> None:

@@ -244,7 +244,7 @@ def test_a_ledger_that_others_keep_locked_did_not_answer(command: Command, ledge
         (
             "price gtp-4.1",
             3,
-            "no price of 'gtp-4.1' is known for anthropic or google or mistral or openai; similar: gpt-4.1",
+            "no price of 'gtp-4.1' is known for anthropic or cohere or google or mistral or openai; similar: gpt-4.1",
         ),
         ("estimate no-such-model", 3, "model 'no-such-model' has no price"),
         ("explain call_1", 3, "no call 'call_1' is kept in this ledger"),

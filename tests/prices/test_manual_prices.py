@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from farebox._call import Usage
 from farebox.prices import ManualPrice, RateCard, read_prices
 
 EXPECTED = [
@@ -19,6 +20,13 @@ EXPECTED = [
         cache_write_per_million="0.3",
     ),
 ]
+
+
+def test_pages_and_searches_have_a_price_of_their_own() -> None:
+    reader = ManualPrice(model="reader", per_page="0.004").rates("mistral", "reader")
+    assert reader.charge_nanos(Usage(pages=2, annotated_pages=1)) == 12_000_000
+    finder = ManualPrice(model="finder", per_search="0.002").rates("cohere", "finder")
+    assert finder.charge_nanos(Usage(search_units=3)) == 6_000_000
 
 
 def test_prices_are_read_from_inline_json() -> None:

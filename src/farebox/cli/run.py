@@ -212,7 +212,7 @@ def _why_unmeasured(told: set[str]) -> str:
         return "nothing was measured or limited: the program started no Python that heeds PYTHONPATH"
     if "absent" in told:
         return "nothing was measured or limited: farebox is not installed for the Python of the program"
-    return "nothing was measured: the program imported no SDK that farebox meters (openai, anthropic, google-genai, mistralai)"
+    return "nothing was measured: the program imported no SDK that farebox meters (openai, anthropic, google-genai, mistralai, cohere)"
 
 
 def _summary(name: str, words: dict[str, Any], total: Any, ledger: str) -> str:

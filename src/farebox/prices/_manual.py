@@ -24,6 +24,7 @@ _UNITS: Final[dict[str, tuple[tuple[str, ...], int]]] = {
     "per_audio_minute": (("input_audio_milliseconds", "output_audio_milliseconds"), 60_000),
     "per_video_second": (("video_milliseconds",), 1_000),
     "per_page": (("pages", "annotated_pages"), 1),
+    "per_search": (("search_units",), 1),
 }
 #: What a cache of one's own costs beside the tokens, which it is no price without.
 _STORAGE: Final = "cache_storage_per_million_hours"
@@ -77,6 +78,10 @@ def _per_page(usd: UsdLike | None) -> Decimal | None:
     return _amount(usd, "per_page")
 
 
+def _per_search(usd: UsdLike | None) -> Decimal | None:
+    return _amount(usd, "per_search")
+
+
 @attrs.frozen(kw_only=True)
 class ManualPrice:
     """A price of the user's own, in USD; it beats every list price, in every service tier.
@@ -95,6 +100,7 @@ class ManualPrice:
         per_audio_minute: USD per minute of sound, in or out.
         per_video_second: USD per second of video.
         per_page: USD per page of a document that is read.
+        per_search: USD of a search through documents, as Cohere counts them.
 
     All prices zero means the model is free.
 
@@ -113,6 +119,7 @@ class ManualPrice:
     per_audio_minute: Decimal | None = attrs.field(default=None, converter=_per_audio_minute)
     per_video_second: Decimal | None = attrs.field(default=None, converter=_per_video_second)
     per_page: Decimal | None = attrs.field(default=None, converter=_per_page)
+    per_search: Decimal | None = attrs.field(default=None, converter=_per_search)
     provider: str | None = None
 
     def __attrs_post_init__(self) -> None:

@@ -188,6 +188,7 @@ _OPENAI_PRICING = (
     " (a copy of https://developers.openai.com/api/docs/pricing)"
 )
 _DALL_E = "https://github.com/kevinhermawan/Canvas/blob/main/model-info.json (a copy of https://openai.com/pricing)"
+_COHERE = "https://artificial-intelligence-wiki.com/ai-development/rag-systems/cohere-rerank-guide (of https://cohere.com/pricing)"
 _READ = "2026-11-29"
 _OPENAI = ("openai", "azure")
 _MILLISECONDS: Final = 1_000
@@ -221,6 +222,10 @@ TOOL_FEES: Final = (
     ToolFee("", "file_searches", Fraction("0.0025"), _OPENAI_PRICING, _READ),
     ToolFee("", "container_gigabyte_minutes", Fraction("0.0015"), _OPENAI_PRICING, _READ),
 )  # fmt: skip
+
+
+def _reranker(model: str, usd_per_thousand: str) -> UnitPrice:
+    return UnitPrice(("cohere",), model, "", "search_units", Fraction(usd_per_thousand) / 1_000, _COHERE, "2026-11-30")
 
 
 def _pictures(model: str, kind: str, usd: str) -> UnitPrice:
@@ -275,6 +280,11 @@ UNIT_PRICES: Final = (
         "https://apidog.com/jp/blog/gpt-live-1-1-pricing/",
         "2026-11-30",
     ),
+    _reranker("rerank-v3.5", "2"),
+    _reranker("rerank-english-v3.0", "2"),
+    _reranker("rerank-multilingual-v3.0", "2"),
+    _reranker("rerank-v4.0-fast", "2"),
+    _reranker("rerank-v4.0-pro", "2.5"),  # one page says 2 of both; not verified, so the dearer
     _video("sora-2", "720x1280", "0.10"),
     _video("sora-2", "1280x720", "0.10"),
     _video("sora-2-pro", "720x1280", "0.30"),

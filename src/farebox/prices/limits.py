@@ -179,6 +179,13 @@ TABLES: Final = (
         ("magistral", 131_072, True, 131_072),
     ),
     _table(
+        "https://docs.cohere.com/docs/models (not verified)", "2026-11-30",
+        ("command", 4_096, False, 128_000),
+        ("command-a", 8_192, False, 262_144),
+        ("command-a-reasoning", 32_768, True, 262_144),
+        ("c4ai-aya", 4_096, False, 131_072),
+    ),
+    _table(
         # xAI documents no output maximum of its own, only the context window.
         "https://docs.x.ai/docs/models", "2026-11-21",
         ("grok-2", 32_768, False, 131_072),

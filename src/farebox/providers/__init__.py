@@ -84,6 +84,7 @@ class Provider(Reader, Protocol):
 _BUILT_IN = {
     "openai": "farebox.providers.openai",
     "anthropic": "farebox.providers.anthropic",
+    "cohere": "farebox.providers.cohere",
     "google": "farebox.providers.google",
     "mistral": "farebox.providers.mistral",
 }

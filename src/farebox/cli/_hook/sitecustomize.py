@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 #: Importing one of these may lead to a call.
-_SDKS = ("openai", "anthropic", "google.genai", "mistralai")
+_SDKS = ("openai", "anthropic", "google.genai", "mistralai", "cohere")
 
 
 def _run_own_sitecustomize() -> None:

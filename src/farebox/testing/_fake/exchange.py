@@ -15,6 +15,7 @@ from farebox.testing._fake.audio import Speech, Transcriptions
 from farebox.testing._fake.bill import BillLine, Till
 from farebox.testing._fake.chat import Chat
 from farebox.testing._fake.clouds import CloudMessages
+from farebox.testing._fake.cohere import FORMATS as COHERE
 from farebox.testing._fake.completions import Completions
 from farebox.testing._fake.decisions import Decisions
 from farebox.testing._fake.desk import Desk
@@ -56,6 +57,7 @@ DIALECTS: tuple[Dialect, ...] = (
     Containers(),
     Runs(),
     *MISTRAL,
+    *COHERE,
     Interactions(),
     InteractionDecisions(),
     GooglePictures(),

@@ -24,7 +24,7 @@ MILLI_USD_PICOS = 10**9
 _PICOS_PER_TOKEN = 1_000_000  # one USD per million tokens is a million picodollars per token
 
 Rate = str | int | float | Decimal
-Vendor = Literal["openai", "anthropic", "google", "mistral"]
+Vendor = Literal["openai", "anthropic", "google", "mistral", "cohere"]
 
 
 def _picos(rate: Rate) -> int:
@@ -210,6 +210,10 @@ PRICES: dict[str, Price] = {
     "mistral-moderation-2411": _mistral("0.10", "0.10", "0"),
     "mistral-ocr-4-1": _mistral("0", "0", "0"),  # paid by the page
     "voxtral-mini-2602": _mistral("0", "0", "0"),  # paid by the hour
+    "command-a-03-2025": Price(input="2.50", output=10, vendor="cohere"),
+    "command-r-08-2024": Price(input="0.15", output="0.60", vendor="cohere"),
+    "embed-v4.0": Price(input="0.12", output=0, vendor="cohere"),
+    "rerank-v3.5": Price(input=0, output=0, vendor="cohere"),  # paid by the search
 }
 
 _SNAPSHOT = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|latest)$")

@@ -25,12 +25,12 @@ from farebox.testing._fake.websocket import WebSocket, wants_websocket
 
 
 class FakeProvider:
-    """A local server that speaks the formats of OpenAI, Anthropic, Google and Mistral and keeps its own bill.
+    """A local server that speaks the formats of OpenAI, Anthropic, Google, Mistral and Cohere and keeps its own bill.
 
     OpenAI's chat completions, responses (also in the background, asked after later, and over a websocket), old completions
     and embeddings; Anthropic's messages; Google's generateContent, embeddings, interactions, pictures, videos, batches and
     caches, which all count tokens for free; Mistral's chat completions, text filled in, embeddings, moderation, documents
-    and transcriptions.
+    and transcriptions; Cohere's chat, generation, embeddings and reranking.
 
     >>> with FakeProvider() as provider:
     ...     provider.answer(output_tokens=20)
@@ -148,6 +148,11 @@ class FakeProvider:
     def google_base_url(self) -> str:
         """For `genai.Client(http_options={"base_url": ...})`."""
         return self.anthropic_base_url
+
+    @property
+    def cohere_base_url(self) -> str:
+        """For `cohere.ClientV2(base_url=...)`."""
+        return f"{self.anthropic_base_url}/cohere"
 
     @property
     def mistral_base_url(self) -> str:
