@@ -209,7 +209,10 @@ class Stack:
     def answer_pending(self, request: Any, response: Any) -> None:
         """Settle an earlier call if this request asked after its answer, and it is there by now."""
         provider = self.seam.provider
-        call = _pending.find(provider.name, provider.answers(unquote(request.url.path), request.method))
+        path, method = unquote(request.url.path), request.method
+        asks_after = getattr(provider, "asks_after", None)  # of one that has several names
+        asked = asks_after(path, method, {}) if asks_after else (provider.name, provider.answers(path, method))
+        call = _pending.find(*asked)
         if call is None or response.status_code >= 400:
             return
         if not hasattr(response, "_content"):

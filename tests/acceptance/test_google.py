@@ -118,6 +118,16 @@ def test_every_surface_is_one_call_at_the_providers_price(client: Any, provider:
 
 @pytest.mark.usefixtures("metered")
 @EVERY_SURFACE
+def test_every_surface_of_vertex_is_one_call_of_its_own_provider(vertex: Any, provider: Any, ask: Any) -> None:
+    with stormproof(provider), budget(usd=1) as paid:
+        ask(vertex)
+    assert "/projects/p/locations/us-central1/" in provider.requests[0].path
+    assert (only_record().provider_name, only_record().cost_source) == ("gcp.vertex_ai", "list")
+    assert only_record().usd == paid.spent_usd == provider.bill.usd > 0
+
+
+@pytest.mark.usefixtures("metered")
+@EVERY_SURFACE
 def test_every_surface_is_refused_before_it_is_sent(client: Any, provider: Any, ask: Any) -> None:
     with budget("none", usd=0), pytest.raises(BudgetExceeded, match="none"):
         ask(client)

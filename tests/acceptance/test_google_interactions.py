@@ -16,7 +16,7 @@ import farebox
 from farebox import BudgetExceeded, budget, instrument, report, uninstrument
 from farebox.errors import UnmeteredCall
 from farebox.testing import FakeProvider, Price
-from tests.acceptance.google_clients import run
+from tests.acceptance.google_clients import run, vertex_client
 from tests.acceptance.rides import (
     GOOGLE,
     attempt,
@@ -182,6 +182,34 @@ def test_an_answer_that_comes_later_stays_held_until_it_is_looked_at(client: Any
         assert (paid.reserved_usd, paid.spent_usd) == (0, provider.bill.usd)
         client.interactions.get(name)
         assert paid.spent_usd == provider.bill.usd
+
+
+@metered
+@EVERY_WAY
+def test_an_interaction_of_vertex_is_one_call_of_its_own_provider(ask: Any, provider: Any) -> None:
+    with vertex_client(provider) as vertex, budget(usd=1) as paid:
+        ask(vertex)
+    assert provider.requests[0].path.endswith("/projects/p/locations/us-central1/interactions")
+    assert (only_record().provider_name, only_record().cost_source) == ("gcp.vertex_ai", "list")
+    assert paid.spent_usd == provider.bill.usd > 0
+
+
+@metered
+def test_an_interaction_of_vertex_in_the_background_is_settled_when_it_is_there(provider: Any) -> None:
+    provider.answer(output_tokens=20)
+    answers: list[dict[str, Any]] = []
+
+    def put_off(payload: dict[str, Any]) -> dict[str, Any]:
+        answers.append(payload)
+        return {"id": payload["id"], "object": "interaction", "status": "in_progress", "model": LITE}
+
+    provider.odd(edit=put_off)
+    with vertex_client(provider) as vertex, budget(usd=1) as paid:
+        name = vertex.interactions.create(**words(background=True)).id
+        assert paid.reserved_usd > 0 == paid.spent_usd
+        provider.serve(f"/v1beta1/projects/p/locations/us-central1/interactions/{name}", answers[0])
+        assert vertex.interactions.get(name).status == "completed"
+        assert (paid.reserved_usd, paid.spent_usd) == (0, provider.bill.usd)
 
 
 @metered

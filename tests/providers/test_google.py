@@ -457,3 +457,11 @@ def test_an_operation_says_what_it_has_made(operation: Any, milliseconds: int | 
     assert (call.most_units, call.tier) == ({"video_milliseconds": 12_000}, "720p")
     PROVIDER.read_answer(call, operation)
     assert (call.usage and call.usage.video_milliseconds, call.is_pending) == (milliseconds, is_pending)
+
+
+@pytest.mark.parametrize(("host", "tier"), [("eu-aiplatform.googleapis.com", "flex+regional"), ("127.0.0.1", "flex")])
+def test_an_interaction_of_vertex_is_kept_in_its_region(host: str, tier: str) -> None:
+    body = {"model": "gemini-3.8-flash", "input": "hello", "service_tier": "flex"}
+    call = PROVIDER.read_request("/v1beta1/projects/p/locations/eu/interactions", body, host)
+    assert call is not None
+    assert (call.provider_name, call.tier) == ("gcp.vertex_ai", tier)

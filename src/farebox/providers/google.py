@@ -137,22 +137,22 @@ class Google:
         return Live(opened, config, read)
 
     def read_request(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
-        name = self.name
-        if path.endswith(INTERACTIONS):
-            return read_interaction_request(name, path, body, server_address)
-        if path.endswith(DECISIONS):
-            return read_decision_request(name, path, body, server_address)
+        name = _VERTEX_AI if _VERTEX_PATH.search(path) else self.name
+        if path.endswith((INTERACTIONS, DECISIONS)):
+            read = read_interaction_request if path.endswith(INTERACTIONS) else read_decision_request
+            asked = read(name, path, body, server_address)
+            if asked is not None and _is_regional(server_address, asked.request_model):
+                asked.tier = "+".join(filter(None, (asked.tier, "regional")))
+            return asked
         if path == _CHAT:
             model, verb, body = text_of(body.get("model")), "generateContent", _as_contents(body)
         else:
             found = _PATH.search(path)
             if found is None and f"/{CACHES}" in path:
-                return self._read_cache(path, body, server_address)
+                return self._read_cache(name, path, body, server_address)
             if found is None:
                 return unread_job(_VERTEX_AI, server_address) if path.endswith(JOBS) and body else None
             kind, model, verb = found.groups()
-            if _VERTEX_PATH.search(path):
-                name = _VERTEX_AI
             model = model if kind == "models" else f"{kind}/{model}"
         if verb in EMBEDDING_VERBS:
             embedding = read_embedding_request(name, verb, model, body, server_address)
@@ -174,9 +174,7 @@ class Google:
 
         return read
 
-    def _read_cache(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
-        name = _VERTEX_AI if _VERTEX_PATH.search(path) else self.name
-
+    def _read_cache(self, name: str, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
         def read(model: str, body: Mapping[str, Any]) -> Call | None:
             return self._read_generate(name, _GENERATE[0], model, body, server_address)
 
@@ -204,7 +202,7 @@ class Google:
             call.system_bytes = counted.add_parts(fields(system).get("parts") if fields(system) else system)
         call.cache_write = "none"  # caches that the API makes by itself cost nothing to write
         call.is_stream = verb == "streamGenerateContent"
-        if server_address.endswith(_VERTEX) and not is_older_gemini(model):
+        if _is_regional(server_address, model):
             call.tier = "regional"
         if len(body) > 1 or config or counted.features or draws(model):
             _read_options(call, body, config, counted)
@@ -304,6 +302,11 @@ _READ_BY: Final[dict[str, Callable[[Call, Mapping[str, Any]], None]]] = {
     "image_generation": read_pictures,
     "video_generation": read_videos,
 }
+
+
+def _is_regional(server_address: str, model: str) -> bool:
+    """Whether a request is kept in a region at a price of its own."""
+    return server_address.endswith(_VERTEX) and not is_older_gemini(model)
 
 
 def _as_contents(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -107,6 +107,7 @@ class Google:
             wants_usage=False,
             input_tokens=sum(_count_content(content, count) for content in contents),
             inputs=len(contents),
+            form=verb,
             is_classic=verb == "predict",
         )
 
@@ -157,8 +158,9 @@ class Google:
                     for tokens in counts
                 ]
             }
+        embeddings = [{"values": values} for _ in range(ask.inputs)]
         return {
-            "embeddings": [{"values": values} for _ in range(ask.inputs)],
+            **({"embedding": embeddings[0]} if ask.form == "embedContent" else {"embeddings": embeddings}),
             "usageMetadata": {
                 "promptTokenCount": reply.input_tokens,
                 "promptTokenDetails": [{"modality": "TEXT", "tokenCount": reply.input_tokens}],

@@ -101,7 +101,7 @@ class GoogleDesk:
                 result["error"] = {"code": 3, "message": answered.message}
             elif one == "embedContent":
                 reply, answer = answered
-                result["response"] = {"embedding": answer["embeddings"][0], "tokenCount": str(reply.input_tokens)}
+                result["response"] = {"embedding": answer["embedding"], "tokenCount": str(reply.input_tokens)}
             else:
                 reply, answer = answered
                 batch.state = "BATCH_STATE_FAILED" if reply.failed else batch.state

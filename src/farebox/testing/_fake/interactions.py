@@ -11,8 +11,9 @@ import attrs
 from farebox.testing._fake.dialect import IMAGE_TOKENS, MESSAGE_TOKENS, Ask, Count, Event, Fault, Reply, count_json
 from farebox.testing._fake.google import Google
 
-PATH = re.compile(r"^/v1[a-z0-9]*/interactions$")
-DECISIONS = re.compile(r"^/v1[a-z0-9]*/decisions$")
+_PLACE = r"^/v1[a-z0-9]*/(?:projects/[^/]+/locations/[^/]+/)?"
+PATH = re.compile(_PLACE + "interactions$")
+DECISIONS = re.compile(_PLACE + "decisions$")
 MOST_SEARCHES = 10
 
 
