@@ -183,7 +183,11 @@ class _Sender:
         if self._is_begun:
             return False
         self._is_begun = True
-        url, body = urlsplit(str(asked.get("url"))), asked.get("json")
+        try:
+            url, body = urlsplit(str(asked.get("url"))), asked.get("json")
+        except ValueError as error:
+            self._requests.seam.leave_unread(error)
+            return False  # to an address that httpx can't make out either
         mark = self._requests.mark_of(self._http)
         link = self._requests.link_of(unquote(url.path), url.hostname or "", body if type(body) is dict else None, mark)
         if link is None:

@@ -165,6 +165,32 @@ def google(provider: FakeProvider) -> Any:
         return text_of(whole), chunks, text_of(asyncio.run(run(client)))
 
 
+def mistral(provider: FakeProvider) -> Any:
+    sdk = pytest.importorskip("mistralai.client", reason="mistralai is not installed")
+    words: Any = {"model": "mistral-small-2603", "messages": MESSAGES}
+
+    async def run() -> Any:
+        async with sdk.Mistral(api_key=KEY, server_url=provider.mistral_base_url) as client:
+            return (await client.chat.complete_async(**words)).model_dump()
+
+    with sdk.Mistral(api_key=KEY, server_url=provider.mistral_base_url) as client:
+        whole = client.chat.complete(**words).model_dump()
+        return whole, [event.model_dump() for event in client.chat.stream(**words)], asyncio.run(run())
+
+
+def cohere(provider: FakeProvider) -> Any:
+    sdk = pytest.importorskip("cohere", reason="cohere is not installed")
+    words: Any = {"model": "command-r-08-2024", "messages": MESSAGES}
+
+    async def run() -> Any:
+        async with sdk.AsyncClientV2(KEY, base_url=provider.cohere_base_url) as client:
+            return (await client.chat(**words)).model_dump()
+
+    with sdk.ClientV2(KEY, base_url=provider.cohere_base_url) as client:
+        whole = client.chat(**words).model_dump()
+        return whole, [event.model_dump() for event in client.chat_stream(**words)], asyncio.run(run())
+
+
 def text_of(answer: str) -> Any:
     """All of an answer but the headers that came with it, of which a cassette keeps a few."""
     return {name: value for name, value in json.loads(answer).items() if name != "sdk_http_response"}
@@ -183,6 +209,8 @@ SURFACES = [
     async_chat,
     async_message,
     google,
+    mistral,
+    cohere,
 ]
 
 

@@ -36,9 +36,11 @@ _KEYS: Final = {
     "openai": ("OPENAI_API_KEY",),
     "anthropic": ("ANTHROPIC_API_KEY",),
     "gcp.gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+    "mistral_ai": ("MISTRAL_API_KEY",),
+    "cohere": ("CO_API_KEY",),
 }
 #: Packages that stand between a program and its cassette.
-_BELOW: Final = frozenset("openai anthropic google httpx httpx2 contextlib functools farebox".split())
+_BELOW: Final = frozenset("openai anthropic google mistralai cohere httpx httpx2 contextlib functools farebox".split())
 _NO_KEY: Final = "replayed-without-a-key"
 
 
