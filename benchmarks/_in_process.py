@@ -18,6 +18,8 @@ import openai
 
 #: Events with text in each stream, besides those that open and close it.
 CHUNKS: Final = int(os.environ.get("FAREBOX_BENCH_CHUNKS", "50"))
+#: Events that come in one read of the network.
+PER_READ: Final = int(os.environ.get("FAREBOX_BENCH_PER_READ", "1"))
 PROMPT: Final = ("The quick brown fox jumps over the lazy dog, runs from the farm, and comes back. " * 60)[:4096]
 
 _MESSAGES: Final = [{"role": "user", "content": PROMPT}]
@@ -111,11 +113,26 @@ def _message_stream() -> list[bytes]:
     ]
 
 
+def _content_stream() -> list[bytes]:
+    usage = {"promptTokenCount": 900, "totalTokenCount": 980}
+
+    def chunk(i: int) -> bytes:
+        candidate: dict[str, Any] = {"content": {"parts": [{"text": f"word{i} "}], "role": "model"}, "index": 0}
+        counted = usage
+        if i == CHUNKS - 1:
+            candidate["finishReason"], counted = "STOP", {**usage, "candidatesTokenCount": 80}
+        fields = {"candidates": [candidate], "usageMetadata": counted, "modelVersion": "gemini-2.5-flash"}
+        return b"data: " + json.dumps(fields).encode() + b"\n\n"
+
+    return [chunk(i) for i in range(CHUNKS)]
+
+
 _BODIES: Final = {
     "openai": json.dumps(CHAT_ANSWER).encode(),
     "anthropic": json.dumps(_MESSAGE_ANSWER).encode(),
+    "google": b"{}",
 }
-_STREAMS: Final = {"openai": _chat_stream(), "anthropic": _message_stream()}
+_STREAMS: Final = {"openai": _chat_stream(), "anthropic": _message_stream(), "google": _content_stream()}
 _USAGE_CHUNK: Final = _chat_chunk([], _CHAT_USAGE)
 _DONE: Final = b"data: [DONE]\n\n"
 
@@ -127,21 +144,21 @@ def http_library(sdk: str) -> ModuleType:
     return library
 
 
-def _transport(sdk: str) -> Any:
-    http: Any = http_library(sdk)
+def transport(sdk: str, http: Any) -> Any:
+    """What answers in the place of the network."""
 
     class Chunks(http.SyncByteStream, http.AsyncByteStream):  # type: ignore[misc, name-defined]
-        """A body that arrives event by event."""
+        """A body that arrives read by read."""
 
         def __init__(self, chunks: list[bytes]) -> None:
-            self._chunks = chunks
+            self._reads = [b"".join(chunks[i : i + PER_READ]) for i in range(0, len(chunks), PER_READ)]
 
         def __iter__(self) -> Iterator[bytes]:
-            yield from self._chunks
+            yield from self._reads
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            for chunk in self._chunks:
-                yield chunk
+            for read in self._reads:
+                yield read
 
     body, events = _BODIES[sdk], _STREAMS[sdk]
     as_json = {"content-type": "application/json", "x-request-id": "req_1", "request-id": "req_1"}
@@ -149,7 +166,7 @@ def _transport(sdk: str) -> Any:
 
     def answer(request: Any) -> Any:
         sent = request.content
-        if b'"stream":true' not in sent and b'"stream": true' not in sent:
+        if sdk != "google" and b'"stream":true' not in sent and b'"stream": true' not in sent:
             return http.Response(200, headers=as_json, content=body)
         chunks = events
         if sdk == "openai":
@@ -164,7 +181,7 @@ def client(cls: Any) -> Any:
     sdk = cls.__module__.partition(".")[0]
     http: Any = http_library(sdk)
     kind = http.AsyncClient if "Async" in cls.__name__ else http.Client
-    return cls(api_key="none", http_client=kind(transport=_transport(sdk)))
+    return cls(api_key="none", http_client=kind(transport=transport(sdk, http)))
 
 
 _SEAMS: Final = ("request", "_build_request", "_sleep_for_retry")

@@ -82,7 +82,10 @@ ROOMS = {
     ),
     "_bodies": Room("the form of a request; knows no vendor and no call"),
     "_pending": Room("calls that are answered later; knows nobody who answers", rooms("_call")),
-    "_streams": Room("an SDK's plumbing; budgets are behind the bus", rooms("errors _call signals providers _bodies _pending")),
+    "_kept": Room("the bytes of an answer; knows no vendor and no call", rooms("_bodies")),
+    "_streams": Room(
+        "an SDK's plumbing; budgets are behind the bus", rooms("errors _call signals providers _bodies _kept _pending")
+    ),
     "_patches": Room("what the seams share", rooms("errors _call signals providers _streams")),
     "_sessions": Room("as above", rooms("_call signals providers _bodies _streams _patches")),
     "_sockets": Room("as above", rooms("_call signals providers _imports _streams _patches _sessions")),

@@ -16,7 +16,7 @@ import copy
 import importlib
 import inspect
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from importlib.util import find_spec
@@ -279,20 +279,30 @@ class SegmentsWatch(Watch):
 
     __slots__ = ()
 
-    def iterate(self, guard: Guard, source: Iterator[Any]) -> Iterator[Any]:
+    def iterate(
+        self, guard: Guard | None, source: Iterator[Any], when_drained: Callable[[], None] | None = None
+    ) -> Iterator[Any]:
         try:
-            yield from super().iterate(guard, source)
+            yield from super().iterate(guard, source, when_drained)
         except GeneratorExit:
-            self.left()
+            try:
+                self.catch_up()
+            finally:
+                self.left()
             raise
 
-    async def aiterate(self, guard: Guard, source: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        chunks = super().aiterate(guard, source)
+    async def aiterate(
+        self, guard: Guard | None, source: AsyncIterator[Any], when_drained: Callable[[], None] | None = None
+    ) -> AsyncIterator[Any]:
+        chunks = super().aiterate(guard, source, when_drained)
         try:
             async for chunk in chunks:
                 yield chunk
         except GeneratorExit:
-            self.left()
+            try:
+                await self.acatch_up()
+            finally:
+                self.left()
             raise
 
     def left(self) -> None:
@@ -306,7 +316,16 @@ class SegmentsWatch(Watch):
         self.give_up()
         self.end("completed" if self.call.usage is not None else "closed")
 
+    def keep_texts_of(self, twin: Any) -> None:
+        """Keep what a response that is none of httpx's is cut into."""
+        if self.call.is_async:
+            twin.__dict__["_aiter_response_stream"] = _Once(self.akeep(twin._aiter_response_stream()))
+        else:
+            twin.__dict__["_iter_response_stream"] = _Once(self.keep(twin._iter_response_stream()))
+
     def _chunks(self) -> list[Any]:
+        if self._extensions:
+            return super()._chunks()
         return [chunk for chunk in map(parsed, self._kept) if chunk is not None]
 
 
@@ -315,12 +334,14 @@ def _watch_segments(response: Any, call: Call, provider: Reader) -> None:
     watch = SegmentsWatch(call, provider)
     # On a twin, as a generator that referred to the response itself would keep it alive.
     twin = copy.copy(response)
+    if hasattr(response.response_stream, "extensions"):
+        watch.keep_bytes_of(response.response_stream)
+    else:
+        watch.keep_texts_of(twin)
     if call.is_async:
-        twin.__dict__["_aiter_response_stream"] = _Once(watch.atee(twin._aiter_response_stream(), None))
         segments = watch.read_through(watch.aiterate(Guard(watch), twin.async_segments()))
         response.__dict__["async_segments"] = _Once(segments)
     else:
-        twin.__dict__["_iter_response_stream"] = _Once(watch.tee(twin._iter_response_stream(), None))
         segments = watch.read_through(watch.iterate(Guard(watch), twin.segments()))
         response.__dict__["segments"] = _Once(segments)
 

@@ -1,18 +1,22 @@
 """Streams that settle exactly once, however they end, and stay the SDK's own objects.
 
 What is watched is the HTTP response of a call whose answer has not been read yet: its class is swapped for a subclass that
-tees the bytes and notices `close()`.  (Closures on the instance do the same and cost 90 µs a stream.)  When the SDK makes a
-`Stream` of it, the stream's iterator is replaced by a generator over the SDK's own one, which reads usage as it passes.
+notices `close()`, and that of its body for one that keeps the bytes.  (Closures on the instance do the same and cost 90 µs a
+stream.)  When the SDK makes a `Stream` of it, the stream's iterator is replaced by a generator over the SDK's own one, which
+notices the end.  Usage is read off the chunks as they pass, or, where that is all that a reader wants to know, off the few
+events that tell it, which are looked for in the bytes once the stream has ended.
 
     drained                 completed: usage from the chunks
     closed by its caller    closed: charged for what had arrived, and a margin
     an error while reading  unknown: presumed spent
     dropped, not iterated   dropped: presumed spent; noticed by a guard whose finalizer only appends to a queue
+
+A reader may be behind its provider when it closes.  So what has arrived by then is read first, without waiting for more; and
+where nobody can say whether that is all, the stream is charged in full.
 """
 
 from __future__ import annotations
 
-import math
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -24,47 +28,31 @@ from typing import Any, Final
 from farebox import _pending, signals
 from farebox._bodies import parsed, parsed_lines
 from farebox._call import BATCH, Call, Outcome
+from farebox._kept import Keeper, server_sent
 from farebox.providers import Reader
+from farebox.providers._unmetered import READER
 
-#: A stream longer than this is not kept for a closer look; closed early, it is charged in full.
-_MOST_KEPT_BYTES: Final = 16 * 2**20
-
-#: A stream whose reader lags so far behind its provider is charged in full when it is closed early.
-_MOST_LAG_SECONDS: Final = 0.5
-#: A read that took so long had to wait for the network: it found the buffers empty.
-_BLOCKED_SECONDS: Final = 0.0003
+#: What is looked at twice of a stream that is too long to be kept at once: an event may be cut there.
+_OVERLAP_BYTES: Final = 2**16
+#: How server-sent events begin.
+_FIELDS: Final = (b"event:", b"data:", b"id:", b"retry:", b":")
 
 _WATCH: Final = "_farebox_watch"
-_clock: Final = time.monotonic
 
 
-class Watch:
+class Watch(Keeper):
     """Watches over the answer of one call until the call has ended; the `activity` of that call."""
 
-    __slots__ = (
-        "_caught_up_at",
-        "_is_kept",
-        "_kept",
-        "_latest",
-        "_mark",
-        "_provider",
-        "_reader",
-        "_reading",
-        "call",
-        "is_over",
-    )
+    __slots__ = ("_latest", "_mark", "_provider", "_reader", "_reading", "_telling", "call")
 
     def __init__(self, call: Call, provider: Reader) -> None:
+        super().__init__()
         self.call = call
-        self.is_over = False
         self._provider = provider
         self._reader = provider.stream_reader(call)
+        #: What tells usage in the bytes of this stream; () where each chunk is to be seen.
+        self._telling: tuple[bytes, ...] = ()
         self._reading: weakref.ref[Any] | None = None
-        #: The bytes that have arrived, and whether that is all of them.
-        self._kept: list[bytes] = []
-        self._is_kept = True
-        #: When the buffers were last seen to be empty, so that what had arrived was all that the provider had made.
-        self._caught_up_at = -math.inf
         #: What was read last, bytes or a chunk; and what it was when somebody last saw it move.
         self._latest: Any = None
         self._mark: tuple[Any, float] | None = None
@@ -86,37 +74,58 @@ class Watch:
 
     # Reading.  Of a reader that leaves early, which is a GeneratorExit here, the guard or `close` tells.
 
-    def iterate(self, guard: Guard, source: Iterator[Any]) -> Iterator[Any]:
-        """The chunks of an SDK's stream.  `guard` comes first: of a dropped frame the first variable is the first to go."""
-        see = self._reader.see
+    def iterate(
+        self, guard: Guard | None, source: Iterator[Any], when_drained: Callable[[], None] | None = None
+    ) -> Iterator[Any]:
+        """The chunks of an SDK's stream; or the bytes, for who reads them without it, and then says `when_drained`.
+
+        `guard` comes first: of a dropped frame the first variable is the first to go.
+        """
+        see = self._reader.see if when_drained is None else READER.see
         try:
-            for chunk in source if self.call.most_chunks is None else self.cut(source):
+            if self.call.most_chunks is not None and when_drained is None:
+                source = self.cut(source)
+            for chunk in source:
                 self._latest = chunk
                 if not see(chunk):
                     yield chunk
+                if self._telling:
+                    break
+            for chunk in source:
+                self._latest = chunk
+                yield chunk
         except GeneratorExit:
             raise
         except BaseException as error:
             self.end("unknown", error)
             raise
-        self.finish()
+        (when_drained or self.finish)()
         if self.call.raises is not None:
             raise self.call.raises
 
-    async def aiterate(self, guard: Guard, source: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def aiterate(
+        self, guard: Guard | None, source: AsyncIterator[Any], when_drained: Callable[[], None] | None = None
+    ) -> AsyncIterator[Any]:
         """As `iterate`."""
-        see = self._reader.see
+        see = self._reader.see if when_drained is None else READER.see
         try:
-            async for chunk in source if self.call.most_chunks is None else self.acut(source):
+            if self.call.most_chunks is not None and when_drained is None:
+                source = self.acut(source)
+            async for chunk in source:
                 self._latest = chunk
                 if not see(chunk):
                     yield chunk
+                if self._telling:
+                    break
+            async for chunk in source:
+                self._latest = chunk
+                yield chunk
         except GeneratorExit:
             raise
         except BaseException as error:
             self.end("unknown", error)
             raise
-        self.finish()
+        (when_drained or self.finish)()
         if self.call.raises is not None:
             raise self.call.raises
 
@@ -148,65 +157,28 @@ class Watch:
         self.call.is_cut = True
         self.end("closed")
 
-    def tee(self, chunks: Iterator[bytes], when_drained: Callable[[], None] | None) -> Iterator[bytes]:
-        """The bytes of the answer, kept while it is short.  `when_drained` is None for all but the outermost reader."""
-        call, keep, room = self.call, self._kept.append, _MOST_KEPT_BYTES
-        asked_at = _clock()
-        try:
-            for chunk in chunks:
-                self._latest = chunk
-                now = _clock()
-                if now - asked_at > _BLOCKED_SECONDS:
-                    self._caught_up_at = now
-                if call.first_chunk_at_seconds is None:
-                    call.first_chunk_at_seconds = time.time()
-                room -= len(chunk)
-                if room >= 0:
-                    keep(chunk)
-                else:
-                    self._is_kept = False
-                yield chunk
-                asked_at = _clock()
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            if when_drained is not None:
-                self.end("unknown", error)
-            raise
-        if when_drained is not None:
-            when_drained()
-            if call.raises is not None:
-                raise call.raises
+    # The bytes.
 
-    async def atee(self, chunks: AsyncIterator[bytes], when_drained: Callable[[], None] | None) -> AsyncIterator[bytes]:
-        """As `tee`."""
-        call, keep, room = self.call, self._kept.append, _MOST_KEPT_BYTES
-        asked_at = _clock()
-        try:
-            async for chunk in chunks:
-                self._latest = chunk
-                now = _clock()
-                if now - asked_at > _BLOCKED_SECONDS:
-                    self._caught_up_at = now
-                if call.first_chunk_at_seconds is None:
-                    call.first_chunk_at_seconds = time.time()
-                room -= len(chunk)
-                if room >= 0:
-                    keep(chunk)
-                else:
-                    self._is_kept = False
-                yield chunk
-                asked_at = _clock()
-        except GeneratorExit:
-            raise
-        except BaseException as error:
-            if when_drained is not None:
-                self.end("unknown", error)
-            raise
-        if when_drained is not None:
-            when_drained()
-            if call.raises is not None:
-                raise call.raises
+    def begin(self, chunk: bytes) -> None:
+        if self.call.first_chunk_at_seconds is None:
+            self.call.first_chunk_at_seconds = time.time()
+        if self.decode is None and chunk.startswith(_FIELDS):
+            self._telling = getattr(self._reader, "telling", ())
+
+    def make_room(self) -> None:
+        super().make_room()
+        if self._telling:
+            self._hear()
+            self._kept[:] = [b"".join(self._kept)[-_OVERLAP_BYTES:]]
+        else:
+            del self._kept[1:]
+
+    def _hear(self) -> None:
+        for event in server_sent(b"".join(self._kept), self._telling):
+            self._reader.see(event)
+
+    def may_be_behind(self) -> bool:
+        return self.call.is_stream and super().may_be_behind()
 
     def read_through(self, generator: Any) -> Any:
         """From now on the answer is read through this generator of ours, which must not be kept alive by it."""
@@ -218,9 +190,9 @@ class Watch:
         if self.is_over:
             return
         if not self.call.is_stream:
-            self.read_whole(b"".join(self._kept))
+            self.read_whole(self.body())
             return
-        for chunk in self._chunks():
+        for chunk in self._chunks() if not self._telling else ():
             self._reader.see(chunk)
         self.finish()
 
@@ -248,8 +220,8 @@ class Watch:
         """The stream was left early: take note of what had arrived."""
         with suppress(Exception):
             self._reader.abandon(self._chunks())
-        if not self._is_kept or _clock() - self._caught_up_at >= _MOST_LAG_SECONDS:
-            # While the reader was away the provider went on: what was read says nothing of what it had made.
+        if not (self._is_kept and self._is_caught_up):
+            # The provider may have gone on: what was kept says nothing of what it had made.
             self.call.received_tokens = 0
 
     def dropped(self) -> None:
@@ -257,12 +229,14 @@ class Watch:
         if not self.is_over:
             self.call.outcome = "dropped"
             signals.settle_late(self.call)
-            self.is_over = True
+            self.is_over, self._source = True, None
 
     def finish(self) -> None:
         """The stream has ended by itself."""
         if not self.is_over:
             try:
+                if self._telling:
+                    self._hear()
                 self._reader.finish()
             except Exception as error:
                 self.call.doubt = type(error).__name__
@@ -275,7 +249,7 @@ class Watch:
         try:
             self.is_over = True
             self._kept.clear()
-            self._latest = self._mark = None
+            self._latest = self._mark = self._source = None
             if self.call.is_pending and error is None:
                 self.call.was_closed = False
                 leave_pending(self.call)
@@ -286,7 +260,7 @@ class Watch:
             raise
 
     def _chunks(self) -> list[Any]:
-        return server_sent(b"".join(self._kept))
+        return server_sent(self.body())
 
 
 class Guard:
@@ -304,6 +278,7 @@ class Guard:
 def watch_response(response: Any, call: Call, provider: Reader) -> Watch:
     """Watch an HTTP response whose body has not been read, sync or async, of httpx or httpx2."""
     watch = Watch(call, provider)
+    watch.keep_bytes_of(response)
     response.__dict__[_WATCH] = (watch, Guard(watch))
     response.__class__ = _watched(type(response))
     return watch
@@ -344,22 +319,36 @@ def _watched(cls: Any) -> Any:
 
     class Watched(cls):  # type: ignore[misc]
         def iter_bytes(self, *args: Any, **kwargs: Any) -> Iterator[bytes]:
-            return _teed(self, Watch.tee, super().iter_bytes(*args, **kwargs))  # type: ignore[no-any-return]
+            read = super().iter_raw if _is_plain(self) else super().iter_bytes
+            return _followed(self, Watch.iterate, read(*args, **kwargs))  # type: ignore[no-any-return]
 
         def aiter_bytes(self, *args: Any, **kwargs: Any) -> AsyncIterator[bytes]:
-            return _teed(self, Watch.atee, super().aiter_bytes(*args, **kwargs))  # type: ignore[no-any-return]
+            read = super().aiter_raw if _is_plain(self) else super().aiter_bytes
+            return _followed(self, Watch.aiterate, read(*args, **kwargs))  # type: ignore[no-any-return]
 
         def close(self) -> None:
+            watch: Watch = self.__dict__[_WATCH][0]
             try:
-                super().close()
+                if not watch.is_being_read():
+                    watch.catch_up()
             finally:
-                self.__dict__[_WATCH][0].closing()
+                try:
+                    super().close()
+                finally:
+                    watch.closing()
 
         async def aclose(self) -> None:
+            watch: Watch = self.__dict__[_WATCH][0]
+            if watch.is_catching_up:
+                return  # it is being closed
             try:
-                await super().aclose()
+                if not watch.is_being_read():
+                    await watch.acatch_up()
             finally:
-                self.__dict__[_WATCH][0].closing()
+                try:
+                    await super().aclose()
+                finally:
+                    watch.closing()
 
     Watched.__name__, Watched.__qualname__, Watched.__module__ = cls.__name__, cls.__qualname__, cls.__module__
     _watched_classes[cls] = Watched
@@ -367,11 +356,16 @@ def _watched(cls: Any) -> Any:
     return Watched
 
 
-def _teed(response: Any, tee: Any, chunks: Any) -> Any:
+def _is_plain(response: Any) -> bool:
+    """Whether bytes and raw bytes are the same: the layer that would decode them takes longer than all of ours."""
+    return response.__dict__[_WATCH][0].decode is None and not hasattr(response, "_content")
+
+
+def _followed(response: Any, iterate: Any, chunks: Any) -> Any:
     watch = response.__dict__[_WATCH][0]
     if watch.is_being_read():
-        return tee(watch, chunks, None)
-    return watch.read_through(tee(watch, chunks, partial(_drained, response)))
+        return chunks
+    return watch.read_through(iterate(watch, None, chunks, partial(_drained, response)))
 
 
 def _drained(response: Any) -> None:
@@ -429,10 +423,3 @@ def read_events(call: Call, provider: Reader, body: bytes) -> None:
         reader.finish()
     except Exception as error:
         call.doubt = type(error).__name__
-
-
-def server_sent(body: bytes) -> list[Any]:
-    """The JSON payloads of server-sent events, or of lines that are JSON; those that are cut or no JSON left out."""
-    lines = (line for line in body.split(b"\n") if line.startswith((b"data:", b"{")))
-    payloads = (parsed(line[5:].strip() if line[0] == 100 else line) for line in lines)
-    return [payload for payload in payloads if payload is not None]

@@ -388,6 +388,7 @@ def left_by_async_break(client: Any) -> None:
             number += 1
             if number == 5:
                 break
+        await asyncio.sleep(0.05)  # the loop closes what was below from callbacks, and would end first
 
     run(client, read)
 
@@ -398,6 +399,7 @@ def left_by_aclose(client: Any) -> None:
         for _ in range(5):
             await anext(stream)
         await stream.aclose()
+        await asyncio.sleep(0.05)
 
     run(client, read)
 

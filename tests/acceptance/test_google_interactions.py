@@ -223,16 +223,20 @@ def test_a_stream_in_the_background_stays_held_when_it_is_left(client: Any, prov
         return payload
 
     provider.odd(edit=note)
-    config = {"max_output_tokens": 6_000}
+    asked = words(stream=True, background=True, generation_config={"max_output_tokens": 6_000})
+    list(client.interactions.create(**asked))
+    provider.hold(after_chunks=3)
     with budget(usd=1) as paid:
-        with client.interactions.create(**words(stream=True, background=True, generation_config=config)) as events:
+        with client.interactions.create(**asked) as events:
             name = next(iter(events)).interaction.id
             next(iter(events))
+        provider.release()
         provider.wait_until_idle()
-        assert paid.reserved_usd >= provider.bill.usd > 0 == paid.spent_usd  # it is being made all the same
-        provider.serve(f"/v1/interactions/{name}", ended[0])
+        bill = provider.bill.lines[-1].usd
+        assert paid.reserved_usd >= bill > 0 == paid.spent_usd  # it is being made all the same
+        provider.serve(f"/v1/interactions/{name}", {**ended[0], "id": name})
         client.interactions.get(name)
-        assert (paid.reserved_usd, paid.spent_usd) == (0, provider.bill.usd)
+        assert (paid.reserved_usd, paid.spent_usd) == (0, bill)
 
 
 @metered

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import farebox
-from farebox import _config, _enforce, _patches, _seam, _streams, budget, report, signals
+from farebox import _config, _enforce, _kept, _patches, _seam, _streams, budget, report, signals
 from farebox.ledgers import _book, memory
 from tests.acceptance.rides import OPENAI, bound_of, farebox_usd
 
@@ -130,7 +130,9 @@ _NOT_CUT = ("__del__", "<genexpr>", "_try_to_catch_up")
 #: Lines before which no signal is noticed: as a `with` ends its line runs once more, and a `finally` makes its first call.
 _NOT_CUT_BEFORE = ("with ", "self.open.pop(")
 
-FILES = {inspect.getsourcefile(module) for module in (_enforce, _patches, _seam, _streams, signals, _book, memory)}
+FILES = {
+    inspect.getsourcefile(module) for module in (_enforce, _kept, _patches, _seam, _streams, signals, _book, memory)
+}
 
 
 @pytest.mark.parametrize("what", ["ask", "stream", "left"])

@@ -186,6 +186,7 @@ def test_a_stream_of_pictures_is_paid_with_those_shown_before_the_last(
 
 
 def test_a_stream_of_pictures_that_is_left_is_never_below_its_bill(provider: FakeProvider, client: Any) -> None:
+    provider.pace(0.05)
     with budget(usd=5):
         events = client.images.generate(
             model="gpt-image-1", prompt=PROMPT, quality="high", stream=True, partial_images=3

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,7 +21,7 @@ import openai
 import pytest
 
 import farebox
-from farebox import budget, report, signals
+from farebox import _kept, _streams, budget, report, signals
 from farebox.testing import FakeProvider
 from tests.acceptance.rides import (
     OPENAI,
@@ -843,3 +844,57 @@ def test_a_stream_that_was_left_lying_before_it_was_closed_is_charged_no_less_th
         provider.wait_until_idle()
         stream.close()
     spent_at_least_the_bill(provider)
+
+
+def far_ahead(provider: Any) -> None:
+    """In a fifth of a second it makes more than any margin."""
+    provider.answer(output_tokens=30_000)
+    provider.chunks(300)
+    provider.pace(0.004)
+
+
+def test_what_arrived_behind_a_slow_reader_is_charged_as_if_it_had_been_read(
+    ride: Ride, provider: Any, client: Any
+) -> None:
+    far_ahead(provider)
+    stream = ride.stream(client, max_tokens=60_000)
+    some(stream, 3)
+    time.sleep(0.2)
+    stream.close()
+    provider.wait_until_idle()
+    charged_by("received", only_record(), provider)
+
+
+def test_what_arrived_behind_a_slow_async_reader_is_too(ride: Ride, provider: Any) -> None:
+    async def main() -> None:
+        async with ride.async_client(provider) as client:
+            stream = await ride.stream(client, max_tokens=60_000)
+            await some_async(stream, 3)
+            await asyncio.sleep(0.2)
+            await stream.close()
+
+    far_ahead(provider)
+    asyncio.run(main())
+    provider.wait_until_idle()
+    charged_by("received", only_record(), provider)
+
+
+def test_a_stream_whose_end_had_arrived_when_it_was_closed_is_charged_its_bill(
+    ride: Ride, provider: Any, client: Any
+) -> None:
+    stream = ride.stream(client, max_tokens=CAP)
+    provider.wait_until_idle()
+    some(stream, 1)
+    stream.close()
+    assert only_record().usd == provider.bill.usd
+
+
+def test_a_stream_longer_than_what_is_kept_of_it_is_charged_its_bill(
+    ride: Ride, provider: Any, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_kept, "MOST_KEPT_BYTES", 3_000)
+    monkeypatch.setattr(_streams, "_OVERLAP_BYTES", 1_000)
+    provider.answer(output_tokens=400)
+    provider.pace(0.0005)
+    list(ride.stream(client, max_tokens=CAP))
+    charged_by("usage", only_record(), provider)

@@ -23,7 +23,11 @@ Metering = Literal["metered", "free", "unmetered"]
 
 
 class StreamReader(Protocol):
-    """Reads one stream's usage as it passes.  One object a stream; never raises."""
+    """Reads one stream's usage as it passes.  One object a stream; never raises.
+
+    One that hides nothing may have `telling`, a tuple of bytes: then of server-sent events `see` is only handed the first
+    chunk, and at the end the JSON of those events that hold one of them, some of them twice.
+    """
 
     def see(self, chunk: Any) -> bool:
         """Take note of a chunk; True when the caller must not see it because only farebox asked for it."""

@@ -196,7 +196,7 @@ class Anthropic:
         call.is_cut = found.get("stop_reason") == "max_tokens"
         usage = found.get("usage")
         if usage is None:
-            _read_head(call, found, _NOTHING)
+            _read_head(call, found, {})
             return
         counts = fields(usage)
         _read_head(call, found, counts)
@@ -400,6 +400,7 @@ class _EventReader:
     """Lays the usage of `message_delta` over that of `message_start`, whose one output token is a placeholder."""
 
     __slots__ = ("_call", "_delta", "_start")
+    telling = (b'"message_start"', b'"message_delta"')
 
     def __init__(self, call: Call) -> None:
         self._call = call
@@ -494,7 +495,6 @@ def _read_head(call: Call, found: Mapping[str, Any], usage: Mapping[str, Any]) -
 
 #: Fields of a delta or a block that the model wrote.
 _GENERATED: Final = frozenset(("text", "thinking", "partial_json", "input", "content"))
-_NOTHING: Final[Mapping[str, Any]] = {}
 
 
 PROVIDER: Final = Anthropic()

@@ -11,7 +11,6 @@ The place is `_transport_for_url` of the two client classes, which both librarie
 from __future__ import annotations
 
 import importlib
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from fnmatch import fnmatch
 from functools import lru_cache, partial
@@ -259,50 +258,30 @@ def _decoded(library: ModuleType, encoding: str, raw: bytes) -> bytes:
 # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Breath:
-    """Makes a reader wait for the next chunk now and then, as it does for a network that has no more to give.
-
-    A reader that never waits is behind its provider, and what it leaves unread is charged as if it had been made.
-    """
-
-    __slots__ = ("_next_at",)
-    _EVERY_SECONDS: Final = 0.1
-    _SECONDS: Final = 0.001
-
-    def __init__(self) -> None:
-        self._next_at = 0.0
-
-    def take(self) -> None:
-        if time.monotonic() >= self._next_at:
-            time.sleep(self._SECONDS)
-            self._next_at = time.monotonic() + self._EVERY_SECONDS
-
-
 @lru_cache
 def _streams(library: ModuleType) -> SimpleNamespace:
     """The streams of bodies that are played and recorded, as classes of this library's own kind."""
 
     class Played(library.SyncByteStream):  # type: ignore[name-defined, misc]
+        farebox_made_as_read = True  # a reader of it is never behind
+
         def __init__(self, answer: Answer, error: Callable[[], BaseException]) -> None:
             self._answer, self._error = answer, error
 
         def __iter__(self) -> Iterator[bytes]:
-            breath = _Breath()
-            for chunk in self._answer.chunks():
-                breath.take()
-                yield chunk
+            yield from self._answer.chunks()
             if self._answer.ended:
                 raise self._error()
 
     class PlayedAsync(library.AsyncByteStream):  # type: ignore[name-defined, misc]
+        farebox_made_as_read = True  # a reader of it is never behind
+
         def __init__(self, answer: Answer, error: Callable[[], BaseException]) -> None:
             self._answer, self._error = answer, error
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            breath = _Breath()
             for chunk in self._answer.chunks():
                 await _let_others_run()
-                breath.take()
                 yield chunk
             if self._answer.ended:
                 raise self._error()
@@ -319,7 +298,8 @@ def _streams(library: ModuleType) -> SimpleNamespace:
             except GeneratorExit:
                 raise
             except BaseException as error:
-                self._broke(error)
+                if not hasattr(error, "farebox_nothing_more"):  # it is left, and closed next
+                    self._broke(error)
                 raise
             self._tape.end("")
 
@@ -339,7 +319,8 @@ def _streams(library: ModuleType) -> SimpleNamespace:
             except GeneratorExit:
                 raise
             except BaseException as error:
-                self._broke(error)
+                if not hasattr(error, "farebox_nothing_more"):  # it is left, and closed next
+                    self._broke(error)
                 raise
             self._tape.end("")
 
