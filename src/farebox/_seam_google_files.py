@@ -1,7 +1,7 @@
 """The seam of files that go through Google's SDK, by ways of their own: those that hold the requests of a batch, and its results.
 
-A file is read before it is sent, and only what it can use at most is kept.  Results are read as they come, unless they are
-written to a stream of the caller's.  (google-genai 3.6.1, `_api_client.py` lines 2461, 2614, 2730, 2988; the same four names in
+A file is read before it is sent, and only what it can use at most is kept.  Results are read once they have come, wherever they
+went.  (google-genai 3.6.1, `_api_client.py` lines 2461, 2614, 2730, 2988; the same four names in
 3.0.0; read 2026-11-30.)
 """
 
@@ -18,6 +18,7 @@ from farebox._call import Call
 from farebox._patches import CLIENT_MARK, Patches
 from farebox._streams import end_call, read_answer
 from farebox.providers import Provider, Upload
+from farebox.providers._batches import MOST_BYTES
 
 #: The methods of the API client.
 METHODS: Final = ("upload_file", "async_upload_file", "download_file", "async_download_file")
@@ -72,22 +73,26 @@ class Files:
 
     def _download(self, original: Any) -> Any:
         def download_file(client: Any, path: str, *args: Any, **kwargs: Any) -> Any:
-            content = original(client, path, *args, **kwargs)
             call = self._asked(path)
-            if call is not None:
-                self._read(call, content, kwargs.get("destination"))
-                self._end(call)
+            if call is None:
+                return original(client, path, *args, **kwargs)
+            written = _watched(kwargs)
+            content = original(client, path, *args, **kwargs)
+            self._read(call, content, written)
+            self._end(call)
             return content
 
         return download_file
 
     def _async_download(self, original: Any) -> Any:
         async def async_download_file(client: Any, path: str, *args: Any, **kwargs: Any) -> Any:
-            content = await original(client, path, *args, **kwargs)
             call = self._asked(path)
-            if call is not None:
-                await asyncio.to_thread(self._read, call, content, kwargs.get("destination"))
-                self._end(call)
+            if call is None:
+                return await original(client, path, *args, **kwargs)
+            written = _watched(kwargs)
+            content = await original(client, path, *args, **kwargs)
+            await asyncio.to_thread(self._read, call, content, written)
+            self._end(call)
             return content
 
         return async_download_file
@@ -114,10 +119,12 @@ class Files:
             return None
         return _pending.find(*self._provider.asks_after(path.partition("?")[0], "get", {}))
 
-    def _read(self, call: Call, content: Any, destination: Any) -> None:
-        if isinstance(destination, (str, os.PathLike)):
-            with suppress(OSError), open(destination, "rb") as written:
-                content = written.read()
+    def _read(self, call: Call, content: Any, written: Any) -> None:
+        if isinstance(written, _Watched):
+            content = written.content()
+        elif isinstance(written, (str, os.PathLike)):
+            with suppress(OSError), open(written, "rb") as opened:
+                content = opened.read()
         if isinstance(content, bytes):
             call.is_pending = False
             read_answer(call, self._provider, content)
@@ -125,3 +132,35 @@ class Files:
     def _end(self, call: Call) -> None:
         if not call.is_pending and _pending.forget(call):
             end_call(call, "completed")
+
+
+class _Watched:
+    """A stream of the caller's, which keeps what is written to it unless that is too much."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, piece: bytes) -> Any:
+        self._size += len(piece)
+        if self._size <= MOST_BYTES:
+            self._pieces.append(piece)
+        else:
+            self._pieces.clear()
+        return self._stream.write(piece)
+
+    def content(self) -> bytes | None:
+        """All that was written; None where it was too much."""
+        return b"".join(self._pieces) if self._size <= MOST_BYTES else None
+
+
+def _watched(words: dict[str, Any]) -> Any:
+    """Where a file is to be written, by the words of a download, which are changed for a stream."""
+    written = words.get("destination")
+    if hasattr(written, "write") and not isinstance(written, (str, os.PathLike)):
+        written = words["destination"] = _Watched(written)
+    return written

@@ -113,7 +113,7 @@ def test_a_batch_is_held_until_its_results_are_there(kind: str, side: Any, provi
 
 @pytest.mark.surface("google-genai batches, of a file", kind="{kind}", proves=["exact", "unbroken"])
 @SIDES
-@pytest.mark.parametrize("way", ["path", "stream", "to disk"])
+@pytest.mark.parametrize("way", ["path", "stream", "to disk", "to a stream"])
 def test_a_batch_of_a_file_is_held_and_paid_by_the_file_of_its_results(
     way: str, kind: str, side: Any, provider: Any, client: Any, tmp_path: Path
 ) -> None:
@@ -128,11 +128,14 @@ def test_a_batch_of_a_file_is_held_and_paid_by_the_file_of_its_results(
         assert b.reserved_usd > 0
         job = program.do(lambda client: client.batches.get(name=job.name))
         assert (job.state, b.spent_usd) == ("JOB_STATE_SUCCEEDED", 0)
-        words: Any = {"destination": tmp_path / "results.jsonl"} if way == "to disk" else {}
+        written = io.BytesIO() if way == "to a stream" else tmp_path / "results.jsonl"
+        words: Any = {"destination": written} if way.startswith("to") else {}
         if words and "destination" not in client.files.download.__kwdefaults__:
             pytest.skip("this google-genai writes no file")
         content = program.do(lambda client: client.files.download(file=job.dest.file_name, **words))
-        assert len((words["destination"].read_bytes() if words else content).splitlines()) == 3
+        if words:
+            content = written.read_bytes() if isinstance(written, Path) else written.getvalue()
+        assert len(content.splitlines()) == 3
         assert (b.spent_usd, b.reserved_usd, b.spent_calls) == (provider.bill.usd, 0, 3)
     assert only_record().cost_source == "list"
 
