@@ -146,6 +146,18 @@ def anthropic_batch(path: str) -> Program:
     return steps
 
 
+def run_of_an_assistant(path: str, **words: Any) -> Surface:
+    """A run in the background, which is asked after until it has ended."""
+
+    def steps(client: Any) -> Steps:
+        run = yield method(client, path)(**words)
+        while run.status in ("queued", "in_progress"):
+            run = yield client.beta.threads.runs.retrieve(run.id, thread_id=run.thread_id)
+        return run
+
+    return Surface(f"openai {path}", steps, read(path, **words, stream=True))
+
+
 def chat_with_gemini(client: Any) -> Steps:
     chat = client.chats.create(model=GOOGLE.model, config=GEMINI["config"])
     return [(yield chat.send_message("Why?")), (yield chat.send_message("And why that?"))]
@@ -154,6 +166,38 @@ def chat_with_gemini(client: Any) -> Steps:
 def streamed_chat_with_gemini(client: Any) -> Steps:
     chat = client.chats.create(model=GOOGLE.model, config=GEMINI["config"])
     return [(yield All(chat.send_message_stream("Why?"))), (yield All(chat.send_message_stream("And why that?")))]
+
+
+class Twins:
+    """Mistral's client as an async one: of each method the one that ends in `_async`."""
+
+    def __init__(self, owner: Any) -> None:
+        self._owner = owner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._owner, f"{name}_async", None) or Twins(getattr(self._owner, name))
+
+    async def __aenter__(self) -> Twins:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._owner.sdk_configuration.async_client.aclose()
+
+
+def mistral(provider: FakeProvider, is_async: bool) -> Any:
+    from tests.acceptance import test_mistral  # which is skipped where the SDK is not installed
+
+    if is_async:
+        with test_mistral.opened(provider) as client:
+            return Twins(client)
+    return test_mistral.opened(provider)
+
+
+def of_mistral(path: str, says: str = SAID, **words: Any) -> Surface:
+    use = read if path.endswith("stream") else called
+    program = use(path, **words)
+    whole, streamed = (None, program) if use is read else (program, None)
+    return Surface(f"mistralai {path}", whole, streamed, {"text": says}, opened=mistral)
 
 
 def elsewhere(sdk: str, path: str, **options: Any) -> Callable[[FakeProvider, bool], Any]:
@@ -197,6 +241,21 @@ def recording() -> bytes:
 
 
 SOUND = ("a.wav", recording())
+
+#: Models that no list has a price of.
+PRICED = ("llama-9", "mistral-moderation-2411", "ft:classifier:ours")
+RUN = {
+    "assistant_id": "asst_1",
+    "model": OPENAI.model,
+    "max_completion_tokens": 400,
+    "max_prompt_tokens": 2_000,
+    "tools": [],
+}
+QUESTION = {"type": "predicate", "text": "Is it so?"}
+SMALL = {"model": "mistral-small-2603", **CHAT}
+CODE = {"model": "codestral-2508", "prompt": "def half(x):", "suffix": "return y", "max_tokens": 50}
+DOCUMENT = {"type": "document_url", "document_url": "https://example.com/a.pdf"}
+RECORDING = {"file_name": "a.wav", "content": SOUND[1]}
 
 SURFACES = [
     both("chat.completions.create", model=OPENAI.model, **CHAT),
@@ -251,6 +310,23 @@ SURFACES = [
             ),
         )
     ),
+    run_of_an_assistant("beta.threads.runs.create", thread_id="thread_1", **RUN),
+    run_of_an_assistant("beta.threads.create_and_run", thread={"messages": MESSAGES}, **RUN),
+    plain("decisions.create", model="gpt-4.1", input="Why?", questions=[QUESTION]),
+    of_mistral("chat.complete", **SMALL),
+    of_mistral("chat.stream", **SMALL),
+    of_mistral("chat.parse", '{"sure": true}', response_format=Verdict, **SMALL),
+    of_mistral("chat.parse_stream", '{"sure": true}', response_format=Verdict, **SMALL),
+    of_mistral("fim.complete", **CODE),
+    of_mistral("fim.stream", **CODE),
+    of_mistral("embeddings.create", model="mistral-embed", inputs=["one", "two"]),
+    of_mistral("classifiers.moderate", model="mistral-moderation-2411", inputs=["one", "two"]),
+    of_mistral("classifiers.moderate_chat", model="mistral-moderation-2411", inputs=MESSAGES),
+    of_mistral("classifiers.classify", model="ft:classifier:ours", inputs=["one", "two"]),
+    of_mistral("classifiers.classify_chat", model="ft:classifier:ours", input={"messages": MESSAGES}),
+    of_mistral("ocr.process", model="mistral-ocr-4-1", document=DOCUMENT, pages=[0, 1]),
+    of_mistral("audio.transcriptions.complete", model="voxtral-mini-2602", file=RECORDING),
+    of_mistral("audio.transcriptions.stream", model="voxtral-mini-2602", file=RECORDING),
     plain("models.generate_content", GOOGLE, **GEMINI),
     attrs.evolve(
         plain("models.generate_content", GOOGLE, **GEMINI_RAW), name="google-genai models.generate_content, raw"
@@ -278,12 +354,13 @@ def opened() -> Iterator[Callable[[Surface], FakeProvider]]:
     with contextlib.ExitStack() as stack:
 
         def start(surface: Surface) -> FakeProvider:
-            prices = {"llama-9": Price(input=1, output=2)}
+            prices = dict.fromkeys(PRICED, Price(input=1, output=2))
             provider = stack.enter_context(FakeProvider(prices=prices, clock=lambda: 1_800_000_000.0))
             provider.answer(**surface.answer)
             return provider
 
-        farebox.set_price("llama-9", input_per_million=1, output_per_million=2)
+        for model in PRICED:
+            farebox.set_price(model, input_per_million=1, output_per_million=2)
         yield start
 
 

@@ -120,7 +120,8 @@ def _classifier(path: str) -> str | None:
 
 def _read_classification(name: str, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
     """The call that a text to be judged makes: paid by its tokens, and nothing is put out."""
-    model, inputs = text_of(body.get("model")), prompts_of(body.get("input"))
+    model, given = text_of(body.get("model")), body.get("input")
+    inputs = [given] if isinstance(given, Mapping) else prompts_of(given)  # a conversation, or several of them
     if not model or not inputs:
         return None
     call = Call(name, "moderation" if path.endswith("moderations") else "classification", path, model, server_address)

@@ -122,9 +122,12 @@ class Completions(Mistral):
 
 
 class Judgements(Mistral):
-    """Embeddings and moderation: nothing is put out but numbers."""
+    """Embeddings, moderation and classification: nothing is put out but numbers."""
 
-    paths = ("/v1/embeddings", "/v1/moderations", "/v1/chat/moderations")
+    paths = (
+        *("/v1/embeddings", "/v1/moderations", "/v1/chat/moderations"),
+        *("/v1/classifications", "/v1/chat/classifications"),
+    )
 
     def read(self, path: str, body: dict[str, Any], count: Count) -> Ask:
         given = body.get("input")
@@ -148,6 +151,9 @@ class Judgements(Mistral):
         if ask.form == "moderations":
             judged = [{"categories": {"pii": False}, "category_scores": {"pii": 0.1}} for _ in range(ask.inputs)]
             return {"id": reply.response_id, "model": reply.model, "results": judged, "usage": usage}
+        if ask.form == "classifications":
+            classes = [{"mood": {"scores": {"glad": 0.9, "sad": 0.1}}} for _ in range(ask.inputs)]
+            return {"id": reply.response_id, "model": reply.model, "results": classes, "usage": usage}
         data = [{"object": "embedding", "index": at, "embedding": [0.25] * DIMENSIONS} for at in range(ask.inputs)]
         return {"id": reply.response_id, "object": "list", "data": data, "model": reply.model, "usage": usage}
 
