@@ -18,6 +18,7 @@ import farebox
 from farebox import _surfaces
 from farebox.types import Coverage, Surface
 from tests.acceptance.rides import WITH_GOOGLE
+from tests.surfaces import PAGE, PROOFS, rows
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,38 @@ def test_a_surface_is_found_with_its_path_and_what_becomes_of_it(
     assert (re.sub(r"\{\w+\}", "{thread_id}", one.path), one.metering) == (path, metering)
     assert one.modes == ("sync", "async", *(["stream"] if streams else []))
     assert (one.sdk, one.version) == (provider, importlib.import_module(provider).__version__)
+
+
+def test_what_is_metered_is_shown_by_tests_to_be_exact_refused_and_unbroken_in_every_kind_it_has(
+    found: Coverage,
+) -> None:
+    """A surface that is metered from now on needs tests with `@pytest.mark.surface(...)`, and then `make coverage`."""
+    page = rows(PAGE.read_text("utf-8"))
+    gaps = []
+    for surface in found:
+        name = f"{DISTRIBUTIONS.get(surface.sdk, surface.sdk)} {surface.surface}"
+        shown = [row for title, row in page.items() if title == name or title.startswith((f"{name} ", f"{name}, "))]
+        for proof in PROOFS:
+            kinds = {kind for row in shown for kind in row[proof]}
+            gaps += [(name, proof, " or ".join(wanted)) for wanted in kinds_of(surface) if kinds.isdisjoint(wanted)]
+    assert not gaps
+    assert not [(name, proof) for name, row in page.items() for proof in PROOFS if "not shown" in row[proof]]
+
+
+#: What is installed, where it has another name than what is imported.
+DISTRIBUTIONS = {"google.genai": "google-genai", "mistralai.client": "mistralai"}
+
+
+def kinds_of(surface: Surface) -> list[tuple[str, ...]]:
+    """What has to be shown of a surface: one of each."""
+    if surface.metering != "metered":
+        return []
+    if re.search(r"(stream|connect)(_async)?$", surface.surface):  # there is no other way to read it
+        kinds = {"sync": ("sync", "stream"), "async": ("async", "async stream")}
+        return [kinds[mode] for mode in surface.modes if mode in kinds]
+    clients = [mode for mode in surface.modes if mode != "stream"]
+    streams = [("stream",) if mode == "sync" else ("async stream",) for mode in clients if "stream" in surface.modes]
+    return [*((mode,) for mode in clients), *streams]
 
 
 def test_nothing_that_generates_is_unmetered(found: Coverage) -> None:

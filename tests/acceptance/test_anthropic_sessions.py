@@ -13,6 +13,7 @@ import farebox
 from farebox import BudgetExceeded, budget, track
 from farebox.errors import UnboundedCall, UnmeteredCall
 from farebox.testing import FakeProvider
+from tests.acceptance.asked import Steps, ask
 from tests.acceptance.rides import ANTHROPIC, needs, nothing_is_left, only_record
 
 pytestmark = pytest.mark.usefixtures("metered")
@@ -67,7 +68,34 @@ def archived(sessions: Any) -> Any:
     return sessions.archive("sesn_1")
 
 
-@pytest.mark.surface("anthropic sessions of agents with a budget", kind="sync", proves=["exact", "refused"])
+def worked(client: Any) -> Steps:
+    return [(yield begin(client.beta.sessions, budget=cents(25))), (yield retrieved(client.beta.sessions))]
+
+
+def work(provider: FakeProvider, kind: str) -> Any:
+    opened = {"sync": ANTHROPIC.client, "async": ANTHROPIC.async_client}[kind]
+    return ask(worked, lambda is_async: opened(provider), kind)
+
+
+@pytest.mark.surface(
+    "anthropic beta.sessions.create with a budget", kind="{kind}", proves=["exact", "unbroken", "refused"]
+)
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_program_sees_of_a_session_what_it_sees_without_farebox(
+    kind: str, provider: FakeProvider, session: Served, sessions: Any
+) -> None:
+    session.has_cost("7", status="terminated")
+    farebox.uninstrument()
+    without = work(provider, kind)
+    with farebox.instrument(), budget(usd=1) as paid:
+        assert work(provider, kind) == without
+    assert paid.spent_usd == Decimal("0.08")
+    sent = len(provider.requests)
+    with farebox.instrument(), budget(usd="0.25"), pytest.raises(BudgetExceeded):
+        work(provider, kind)
+    assert len(provider.requests) == sent
+
+
 @pytest.mark.parametrize("end", [retrieved, archived])
 def test_a_session_is_held_for_its_budget_and_costs_what_it_says_at_its_end(
     end: Callable[[Any], Any], session: Served, sessions: Any
@@ -90,7 +118,6 @@ def test_a_session_is_held_for_its_budget_and_costs_what_it_says_at_its_end(
     nothing_is_left()
 
 
-@pytest.mark.surface("anthropic sessions of agents with a budget", kind="async", proves="exact")
 def test_an_async_session_is_paid_too(provider: FakeProvider, session: Served, sessions: Any) -> None:
     async def go() -> None:
         async with ANTHROPIC.async_client(provider) as client:

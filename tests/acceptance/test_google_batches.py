@@ -82,7 +82,7 @@ class Async(Sync):
 SIDES = pytest.mark.parametrize(("kind", "side"), [("sync", Sync), ("async", Async)])
 
 
-@pytest.mark.surface("google-genai batches, inlined", kind="{kind}", proves=["exact", "unbroken"])
+@pytest.mark.surface("google-genai batches.create, inlined", kind="{kind}", proves=["exact", "unbroken"])
 @SIDES
 def test_a_batch_is_held_until_its_results_are_there(kind: str, side: Any, provider: Any, client: Any) -> None:
     provider.background(2)
@@ -111,7 +111,7 @@ def test_a_batch_is_held_until_its_results_are_there(kind: str, side: Any, provi
     assert record.request_model == LITE
 
 
-@pytest.mark.surface("google-genai batches, of a file", kind="{kind}", proves=["exact", "unbroken"])
+@pytest.mark.surface("google-genai batches.create, of a file", kind="{kind}", proves=["exact", "unbroken"])
 @SIDES
 @pytest.mark.parametrize("way", ["path", "stream", "to disk", "to a stream"])
 def test_a_batch_of_a_file_is_held_and_paid_by_the_file_of_its_results(
@@ -158,8 +158,8 @@ def test_a_batch_of_embeddings_is_paid_by_its_tokens(kind: str, side: Any, provi
     assert [call.cost_source for call in farebox.calls()] == ["list", "list"]
 
 
-@pytest.mark.surface("google-genai batches, inlined", kind=["sync", "async"], proves="refused")
-@pytest.mark.surface("google-genai batches, of a file", kind=["sync", "async"], proves="refused")
+@pytest.mark.surface("google-genai batches.create, inlined", kind=["sync", "async"], proves="refused")
+@pytest.mark.surface("google-genai batches.create, of a file", kind=["sync", "async"], proves="refused")
 @pytest.mark.surface("google-genai batches.create_embeddings", kind=["sync", "async"], proves="refused")
 def test_a_batch_that_does_not_fit_is_not_sent(provider: Any, client: Any) -> None:
     sent = client.files.upload(file=io.BytesIO(rows(5)), config=JSONL)

@@ -291,7 +291,9 @@ AGENT_WAYS = [("sync", ask_agent), ("stream", stream_agent), ("async", ask_agent
 
 
 @metered
-@pytest.mark.surface("google-genai interactions with an agent", kind="{kind}", proves=["exact", "unbroken", "refused"])
+@pytest.mark.surface(
+    "google-genai interactions.create with an agent", kind="{kind}", proves=["exact", "unbroken", "refused"]
+)
 @pytest.mark.parametrize("tokens", [300, 5_000])  # within its limit, and cut at it
 @pytest.mark.parametrize(("kind", "ask"), AGENT_WAYS)
 def test_an_agent_with_a_limit_is_held_for_all_of_it_and_paid_by_its_usage(
@@ -347,7 +349,7 @@ QUESTIONS = {
 
 
 @metered
-@pytest.mark.surface("google-genai decisions", kind="{kind}", proves=["exact", "unbroken", "refused"])
+@pytest.mark.surface("google-genai decisions.create", kind="{kind}", proves=["exact", "unbroken", "refused"])
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_decisions_are_held_and_paid_by_their_usage(kind: str, client: Any, provider: Any) -> None:
     needs(client, "decisions")

@@ -85,7 +85,7 @@ SURFACES = [
 EVERY = pytest.mark.parametrize("surface", SURFACES, ids=str)
 
 
-@pytest.mark.surface("google-genai {surface.name}", kind="sync", proves=["exact", "unbroken"])
+@pytest.mark.surface("google-genai models.{surface.name}", kind="sync", proves=["exact", "unbroken"])
 @EVERY
 def test_pictures_are_paid_at_the_providers_price(surface: Surface, provider: Any, vertex: Any) -> None:
     with track(feature="media"), budget(usd=1) as paid:
@@ -97,7 +97,7 @@ def test_pictures_are_paid_at_the_providers_price(surface: Surface, provider: An
     nothing_is_left()
 
 
-@pytest.mark.surface("google-genai {surface.name}", kind="async", proves=["exact", "unbroken"])
+@pytest.mark.surface("google-genai models.{surface.name}", kind="async", proves=["exact", "unbroken"])
 @EVERY
 def test_pictures_are_paid_by_an_async_client_too(surface: Surface, provider: Any, vertex: Any) -> None:
     with budget(usd=1) as paid:
@@ -106,7 +106,7 @@ def test_pictures_are_paid_by_an_async_client_too(surface: Surface, provider: An
     nothing_is_left()
 
 
-@pytest.mark.surface("google-genai {surface.name}", kind=["sync", "async"], proves="refused")
+@pytest.mark.surface("google-genai models.{surface.name}", kind=["sync", "async"], proves="refused")
 @EVERY
 def test_pictures_that_do_not_fit_are_not_sent(surface: Surface, provider: Any, vertex: Any) -> None:
     short = Decimal(surface.usd) - Decimal("0.000001")
@@ -135,9 +135,15 @@ def test_an_answer_that_says_nothing_of_pictures_is_paid_as_it_was_held(
     nothing_is_left()
 
 
-def test_what_nobody_publishes_a_price_of_is_refused_until_it_has_one(provider: Any, vertex: Any) -> None:
+@pytest.mark.surface("google-genai models.segment_image", kind="{kind}", proves=["exact", "unbroken", "refused"])
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_what_nobody_publishes_a_price_of_is_refused_until_it_has_one(provider: Any, kind: str) -> None:
+    def segment(client: Any) -> Any:
+        return client.models.segment_image(model="image-segmentation-001", source=SEGMENTS)
+
     def ask() -> Any:
-        return vertex.models.segment_image(model="image-segmentation-001", source=SEGMENTS)
+        with vertex_client(provider) as client:
+            return segment(client) if kind == "sync" else run(client, segment)
 
     with budget(usd=1), pytest.raises(UnpricedModel, match="image-segmentation-001"):
         ask()
@@ -146,6 +152,9 @@ def test_what_nobody_publishes_a_price_of_is_refused_until_it_has_one(provider: 
     with budget(usd=1) as paid:
         assert len(ask().generated_masks) == 3
         assert paid.spent_usd == Decimal("0.25")
+    with budget(usd="0.24"), pytest.raises(BudgetExceeded):
+        ask()
+    assert len(provider.requests) == 1
 
 
 def test_pictures_that_are_refused_by_the_server_cost_nothing(provider: Any, vertex: Any) -> None:
@@ -173,7 +182,7 @@ def async_look(client: Any, operation: Any) -> Any:
     return run(client, lambda aio: aio.operations.get(operation))
 
 
-@pytest.mark.surface("google-genai generate_videos", kind="{kind}", proves=["exact", "unbroken"])
+@pytest.mark.surface("google-genai models.generate_videos", kind="{kind}", proves=["exact", "unbroken"])
 @pytest.mark.parametrize(("kind", "look"), [("sync", sync_look), ("async", async_look)])
 @pytest.mark.parametrize(
     ("config", "usd"),
@@ -207,7 +216,7 @@ def test_videos_are_held_until_they_are_found_made(
     assert (record.tags, record.response_id) == ({"feature": "media"}, provider.bill.lines[0].response_id)
 
 
-@pytest.mark.surface("google-genai generate_videos", kind=["sync", "async"], proves="refused")
+@pytest.mark.surface("google-genai models.generate_videos", kind=["sync", "async"], proves="refused")
 def test_videos_that_do_not_fit_are_not_sent(provider: Any, vertex: Any) -> None:
     with budget(usd="0.79"), pytest.raises(BudgetExceeded):
         videos(vertex, number_of_videos=1)

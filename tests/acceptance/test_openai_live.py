@@ -93,7 +93,7 @@ def test_a_session_costs_the_time_that_it_lasts_in_slices(server: Any, connectio
     nothing_is_left()
 
 
-@pytest.mark.surface("openai live.connect", kind="async", proves=["exact", "refused"])
+@pytest.mark.surface("openai live.connect", kind="async", proves=["exact", "unbroken", "refused"])
 def test_async_sessions_cost_the_same(server: Any) -> None:
     async def main() -> None:
         async with openai.AsyncOpenAI(api_key="fake", base_url=f"http://127.0.0.1:{server.port}/v1") as client:

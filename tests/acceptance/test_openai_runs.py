@@ -61,14 +61,7 @@ def with_a_thread(runs: Any, **changes: Any) -> Any:
     return runs._client.beta.threads.create_and_run_poll(poll_interval_ms=1, **words)
 
 
-def shows(kind: str, *proofs: str) -> pytest.MarkDecorator:
-    return pytest.mark.surface("openai runs of assistants", kind=kind, proves=proofs)
-
-
-WAYS = [
-    *(pytest.param(ask, marks=shows("sync", "exact", "refused")) for ask in (polled, raw, with_a_thread)),
-    *(pytest.param(ask, marks=shows("stream", "exact", "refused")) for ask in (streamed, helped)),
-]
+WAYS = [polled, raw, streamed, helped, with_a_thread]
 
 
 @pytest.mark.parametrize("ask", WAYS)
@@ -90,8 +83,6 @@ def test_a_run_costs_what_it_says_at_its_end_and_is_refused_when_it_does_not_fit
     nothing_is_left()
 
 
-@shows("async", "exact")
-@shows("async stream", "exact")
 def test_an_async_run_is_paid_too(provider: FakeProvider) -> None:
     async def ask() -> None:
         async with OPENAI.async_client(provider) as client:

@@ -410,7 +410,6 @@ def test_an_embedding_holds_no_output(provider: FakeProvider, client: Any) -> No
 PREDICATE = {"type": "predicate", "instructions": "The customer is angry."}
 
 
-@pytest.mark.surface("openai decisions", kind="sync", proves=["exact", "refused"])
 @pytest.mark.parametrize("ask", [plain, raw, posted, read_bytes])
 @pytest.mark.parametrize("given", [TEXT, [{"role": "user", "content": [{"type": "input_text", "text": TEXT}]}]])
 def test_decisions_cost_their_input_and_are_refused_when_it_does_not_fit(

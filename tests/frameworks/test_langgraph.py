@@ -161,9 +161,6 @@ def test_a_tool_node_left_as_it_is_lets_the_stop_through(provider: FakeProvider)
     books_equal_bill(provider, 3)
 
 
-@pytest.mark.surface(
-    "langgraph tokens of a graph's models", kind=["stream", "async stream"], proves=["exact", "unbroken"]
-)
 def test_what_a_graph_streams_of_its_models_is_counted_once(provider: FakeProvider) -> None:
     provider.answer(text="Because it is so. ")
     model = chat()

@@ -156,32 +156,30 @@ def words(**changes: Any) -> dict[str, Any]:
     return {"model": MODEL, "messages": MESSAGES, "max_completion_tokens": 100, **changes}
 
 
-def ask(llama: Llama, **changes: Any) -> None:
+def ask(llama: Llama, **changes: Any) -> Any:
     with SDK.LlamaAPIClient(**options(llama)) as client:
-        client.chat.completions.create(**words(**changes))
+        return client.chat.completions.create(**words(**changes))
 
 
-def read_stream(llama: Llama, **changes: Any) -> None:
+def read_stream(llama: Llama, **changes: Any) -> Any:
     with SDK.LlamaAPIClient(**options(llama)) as client:
-        for _ in client.chat.completions.create(**words(stream=True, **changes)):
-            pass
+        return list(client.chat.completions.create(**words(stream=True, **changes)))
 
 
-def ask_async(llama: Llama, **changes: Any) -> None:
-    async def asked() -> None:
+def ask_async(llama: Llama, **changes: Any) -> Any:
+    async def asked() -> Any:
         async with SDK.AsyncLlamaAPIClient(**options(llama)) as client:
-            await client.chat.completions.create(**words(**changes))
+            return await client.chat.completions.create(**words(**changes))
 
-    asyncio.run(asked())
+    return asyncio.run(asked())
 
 
-def read_async_stream(llama: Llama, **changes: Any) -> None:
-    async def read() -> None:
+def read_async_stream(llama: Llama, **changes: Any) -> Any:
+    async def read() -> Any:
         async with SDK.AsyncLlamaAPIClient(**options(llama)) as client:
-            async for _ in await client.chat.completions.create(**words(stream=True, **changes)):
-                pass
+            return [part async for part in await client.chat.completions.create(**words(stream=True, **changes))]
 
-    asyncio.run(read())
+    return asyncio.run(read())
 
 
 WAYS = [ask, read_stream, ask_async, read_async_stream]
@@ -192,7 +190,7 @@ SHOWN = [
         marks=pytest.mark.surface(
             "llama-api-client, by a provider of somebody else's",
             kind=kind,
-            proves=["exact", "refused"],
+            proves=["exact", "refused", "unbroken"],
             of="llama-api-client",
         ),
     )
@@ -212,12 +210,15 @@ def test_the_file_is_shorter_than_sixty_lines_and_imports_public_names_only(file
 
 @pytest.mark.parametrize("send", SHOWN)
 def test_each_call_costs_what_is_on_the_bill_and_none_is_sent_that_does_not_fit(
-    llama: Llama, send: Callable[..., None]
+    llama: Llama, send: Callable[..., Any]
 ) -> None:
+    without = send(llama)
+    llama.bodies.clear()
+    llama.billed_nanos = 0
     with instrument(), budget("llama", usd="0.0003") as b:
         with pytest.raises(BudgetExceeded) as refused:
             while True:
-                send(llama)
+                assert send(llama) == without
                 assert b.spent_usd == usd(llama.billed_nanos)
         sent = len(llama.bodies)
         with pytest.raises(BudgetExceeded):
@@ -230,7 +231,7 @@ def test_each_call_costs_what_is_on_the_bill_and_none_is_sent_that_does_not_fit(
 
 
 @pytest.mark.parametrize("send", WAYS)
-def test_a_cap_is_sent_where_none_was_asked_for(llama: Llama, send: Callable[..., None]) -> None:
+def test_a_cap_is_sent_where_none_was_asked_for(llama: Llama, send: Callable[..., Any]) -> None:
     llama.output_tokens = 100_000
     with instrument(), pytest.warns(errors.CutAnswerWarning), budget("llama", usd="0.0004") as b:
         send(llama, max_completion_tokens=SDK.NOT_GIVEN)
@@ -249,7 +250,7 @@ def with_metrics(change: Callable[[list[Any]], None]) -> Callable[[dict[str, Any
 @pytest.mark.parametrize("value", [-3, 0, 1e30, "many", None, ...])
 @pytest.mark.parametrize("send", [ask, read_stream])
 def test_a_usage_that_says_nothing_or_nonsense_is_charged_at_the_bound(
-    llama: Llama, send: Callable[..., None], value: Any
+    llama: Llama, send: Callable[..., Any], value: Any
 ) -> None:
     llama.change = with_metrics(
         lambda metrics: metrics.clear() if value is ... else [metric.update(value=value) for metric in metrics]
@@ -354,7 +355,10 @@ def groq(provider: FakeProvider) -> Iterator[Any]:
 
 
 @pytest.mark.surface(
-    "groq, by a provider of somebody else's", kind=["sync", "stream"], proves=["exact", "refused"], of="groq"
+    "groq, by a provider of somebody else's",
+    kind=["sync", "stream"],
+    proves=["exact", "refused", "unbroken"],
+    of="groq",
 )
 @pytest.mark.parametrize("tells", ["in a chunk of its own", "in x_groq"])
 def test_a_provider_that_derives_from_openais_meters_another_sdk(tells: str, provider: FakeProvider, groq: Any) -> None:
@@ -363,7 +367,12 @@ def test_a_provider_that_derives_from_openais_meters_another_sdk(tells: str, pro
     def ask(**words: Any) -> None:
         words = {"model": GROQ, "messages": MESSAGES, "max_tokens": 100, **words}
         answer = groq.chat.completions.create(**words)
-        assert not words.get("stream") or list(answer)
+        parts = (
+            [part.choices[0].delta.content for part in answer]
+            if "stream" in words
+            else [answer.choices[0].message.content]
+        )
+        assert "".join(part or "" for part in parts) == "abc " * 60
 
     used = {"prompt_tokens": 20, "completion_tokens": 60, "total_tokens": 80}
 
