@@ -127,7 +127,6 @@ WAYS = [
 
 
 @metered
-@pytest.mark.surface("{name}", kind="{kind}", proves=["exact", "unbroken"])
 @pytest.mark.parametrize(("name", "kind", "ask"), WAYS)
 def test_a_call_is_one_call_at_the_providers_price(
     client: Any, provider: FakeProvider, name: str, kind: str, ask: Any
@@ -142,7 +141,6 @@ def test_a_call_is_one_call_at_the_providers_price(
 
 
 @metered
-@pytest.mark.surface("{name}", kind="{kind}", proves="refused")
 @pytest.mark.parametrize(("name", "kind", "ask"), WAYS)
 def test_a_call_is_refused_before_it_is_sent(
     client: Any, provider: FakeProvider, name: str, kind: str, ask: Any

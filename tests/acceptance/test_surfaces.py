@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import io
 import json
 import wave
@@ -24,6 +25,7 @@ from tests.acceptance.rides import (
     CAP,
     GOOGLE,
     MESSAGES,
+    NO_CERTIFICATES,
     OPENAI,
     WITH_GOOGLE,
     Ride,
@@ -200,6 +202,20 @@ def of_mistral(path: str, says: str = SAID, **words: Any) -> Surface:
     return Surface(f"mistralai {path}", whole, streamed, {"text": says}, opened=mistral)
 
 
+def cohere(provider: FakeProvider, is_async: bool) -> Any:
+    sdk = pytest.importorskip("cohere", reason="cohere is not installed")
+    httpx = importlib.import_module("httpx")
+    http = (httpx.AsyncClient if is_async else httpx.Client)(verify=NO_CERTIFICATES)
+    kind = sdk.AsyncClient if is_async else sdk.Client
+    return kind("fake", base_url=provider.cohere_base_url, httpx_client=http, timeout=20)
+
+
+def of_cohere(path: str, **words: Any) -> Surface:
+    program = (read if path.endswith("stream") else called)(path, **words)
+    whole, streamed = (None, program) if path.endswith("stream") else (program, None)
+    return Surface(f"cohere {path}", whole, streamed, opened=cohere)
+
+
 def elsewhere(sdk: str, path: str, **options: Any) -> Callable[[FakeProvider, bool], Any]:
     """Makes clients of another address, whose requests find the provider all the same; `path` is how theirs begin."""
 
@@ -256,6 +272,8 @@ SMALL = {"model": "mistral-small-2603", **CHAT}
 CODE = {"model": "codestral-2508", "prompt": "def half(x):", "suffix": "return y", "max_tokens": 50}
 DOCUMENT = {"type": "document_url", "document_url": "https://example.com/a.pdf"}
 RECORDING = {"file_name": "a.wav", "content": SOUND[1]}
+COHERE = {"model": "command-r-08-2024", "max_tokens": CAP}
+COHERE_EMBED = {"model": "embed-v4.0", "texts": ["one"], "input_type": "search_query", "embedding_types": ["float"]}
 
 SURFACES = [
     both("chat.completions.create", model=OPENAI.model, **CHAT),
@@ -327,6 +345,20 @@ SURFACES = [
     of_mistral("ocr.process", model="mistral-ocr-4-1", document=DOCUMENT, pages=[0, 1]),
     of_mistral("audio.transcriptions.complete", model="voxtral-mini-2602", file=RECORDING),
     of_mistral("audio.transcriptions.stream", model="voxtral-mini-2602", file=RECORDING),
+    of_cohere("chat", **COHERE, message="Why?"),
+    of_cohere("chat_stream", **COHERE, message="Why?"),
+    of_cohere("generate", **COHERE, prompt="Why?"),
+    of_cohere("generate_stream", **COHERE, prompt="Why?"),
+    of_cohere("v2.chat", **COHERE, messages=MESSAGES),
+    of_cohere("v2.chat_stream", **COHERE, messages=MESSAGES),
+    *(
+        surface
+        for version in ("", "v2.")
+        for surface in (
+            of_cohere(f"{version}embed", **COHERE_EMBED),
+            of_cohere(f"{version}rerank", model="rerank-v3.5", query="Why?", documents=["one", "two"]),
+        )
+    ),
     plain("models.generate_content", GOOGLE, **GEMINI),
     attrs.evolve(
         plain("models.generate_content", GOOGLE, **GEMINI_RAW), name="google-genai models.generate_content, raw"
