@@ -26,8 +26,8 @@ CACHES: Final = "cachedContents"
 _NAME: Final = re.compile(r"(cachedContents/[^/:]{1,180})$")
 _NEW: Final = re.compile(r"/cachedContents$")
 _MODEL: Final = re.compile(r"([^/]+)$")
-#: "If not set, the TTL defaults to 1 hour" (https://ai.google.dev/gemini-api/docs/caching, a copy, read 2026-11-30).
 _MICROS: Final = 1_000_000
+#: "If not set, the TTL defaults to 1 hour" (https://ai.google.dev/gemini-api/docs/caching, a copy, read 2026-11-30).
 _USUAL: Final = 3_600 * _MICROS
 #: A century: there is no longest time.
 _LONGEST: Final = 100 * 366 * 86_400 * _MICROS
@@ -36,7 +36,6 @@ _SKEW: Final = 60 * _MICROS
 _DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)s")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _UNSEEN: Final = "this cache was not made through a metered client of this process: nobody here knows how much it holds"
-
 
 _TOOLS: Final = frozenset(("web_search", "web_fetch", "file_search", "code_interpreter", "mcp"))
 
@@ -120,7 +119,7 @@ def read_cache(call: Call, found: Mapping[str, Any]) -> None:
     elif call.response_id:
         if known is not None:
             call.usage = Usage(cache_token_hours=_token_hours(known.tokens, end - known.paid_until))
-            remember(_caches, name, known._replace(paid_until=max(end, known.paid_until)))
+            remember(_caches, call.response_id, known._replace(paid_until=max(end, known.paid_until)))
     else:
         start = _instant(found.get("createTime"))
         tokens = whole_number(fields(found.get("usageMetadata")).get("totalTokenCount"))
