@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
+import inspect
 import io
 import json
 import wave
@@ -83,8 +84,10 @@ def called(path: str, **words: Any) -> Program:
     """A method that is called once, and leaves alone what it is given."""
 
     def steps(client: Any) -> Steps:
-        given = copy.deepcopy(words)
-        answer = yield method(client, path)(**given)
+        given, function = copy.deepcopy(words), method(client, path)
+        if path.endswith("classify_chat") and "input" not in inspect.signature(function).parameters:
+            pytest.skip("this mistralai has another name for what it classifies")
+        answer = yield function(**given)
         assert given == words
         return answer
 
