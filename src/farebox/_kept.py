@@ -7,8 +7,11 @@ no layer more.  Nothing here knows a call.
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final
 
@@ -18,8 +21,10 @@ from farebox._bodies import parsed
 MOST_KEPT_BYTES: Final = 16 * 2**20
 #: What a provider has sent ahead of its reader, and is still read when the reader leaves.
 _MOST_READ_ON_BYTES: Final = 2**20
-#: Turns of an event loop in which whatever a socket holds would have come through all layers: each looks at the socket.
-_TURNS: Final = 16
+#: Turns of an event loop in which whatever a socket holds comes through all layers, two, and two more: each asks the socket.
+_TURNS: Final = 4
+#: Of one whose turns take so long that more always comes in between.
+_MOST_READ_ON_SECONDS: Final = 0.25
 
 #: On a body that is made as it is read, so that nobody is ahead of its reader.
 _MADE_AS_READ: Final = "farebox_made_as_read"
@@ -238,22 +243,24 @@ def _read_on(source: Iterator[bytes], extensions: Mapping[str, Any], kept: list[
 
 
 async def _aread_on(source: AsyncIterator[bytes], kept: list[bytes]) -> bool:
-    """As `_read_on`, by letting the event loop turn until nothing comes any more."""
+    """As `_read_on`, by letting the event loop turn until nothing comes any more, also where its task is being cancelled."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return False  # another kind of loop
 
     async def read() -> None:
-        left = _MOST_READ_ON_BYTES
+        left, until = _MOST_READ_ON_BYTES, time.monotonic() + _MOST_READ_ON_SECONDS
         async for chunk in source:
             kept.append(chunk)
             left -= len(chunk)
-            if left < 0:
+            if left < 0 or time.monotonic() > until:
                 return
 
+    shield = getattr(sys.modules.get("anyio"), "CancelScope", None)
     try:
-        await _while_it_moves(read(), kept)
+        with nullcontext() if shield is None else shield(shield=True):
+            await _while_it_moves(read(), kept)
     except NothingMore:
         return True
     except Exception:

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anthropic
+import anyio
 import openai
 import pytest
 
@@ -872,6 +873,21 @@ def test_what_arrived_behind_a_slow_async_reader_is_too(ride: Ride, provider: An
             await some_async(stream, 3)
             await asyncio.sleep(0.2)
             await stream.close()
+
+    far_ahead(provider)
+    asyncio.run(main())
+    provider.wait_until_idle()
+    charged_by("received", only_record(), provider)
+
+
+def test_a_stream_that_a_scope_of_anyio_cancels_is_charged_for_what_arrived(ride: Ride, provider: Any) -> None:
+    # As a server does whose client has gone.
+    async def main() -> None:
+        async with ride.async_client(provider) as client:
+            with anyio.move_on_after(0.2):
+                async with await ride.stream(client, max_tokens=60_000) as stream:
+                    await some_async(stream, 3)
+                    await anyio.sleep(10)
 
     far_ahead(provider)
     asyncio.run(main())
