@@ -177,6 +177,40 @@ def test_a_program_without_a_model_loads_nothing_of_farebox(command: Command) ->
     assert "imported no SDK that farebox meters" in one_line(ended)
 
 
+@pytest.mark.parametrize(
+    ("sdk", "program"),
+    [
+        (
+            "mistralai.client",
+            (
+                "from mistralai.client import Mistral; client = Mistral(api_key='-', server_url=sys.argv[1] + '/mistral');"
+                "client.chat.complete(model='mistral-small-2603', messages=asked)"
+            ),
+        ),
+        (
+            "cohere",
+            (
+                "import cohere; client = cohere.ClientV2('-', base_url=sys.argv[1] + '/cohere');"
+                "client.chat(model='command-r-08-2024', messages=asked)"
+            ),
+        ),
+        (
+            "google.genai",
+            (
+                "from google import genai; client = genai.Client(api_key='-', http_options={'base_url': sys.argv[1]});"
+                "client.models.generate_content(model='gemini-2.5-flash-lite', contents='hi')"
+            ),
+        ),
+    ],
+)
+def test_a_program_with_another_sdk_is_measured_too(command: Command, provider: Any, sdk: str, program: str) -> None:
+    pytest.importorskip(sdk, reason=f"{sdk} is not installed")
+    program = f"import sys; asked = [{{'role': 'user', 'content': 'hi'}}]; {program}"
+    ended = command("run", "--usd", "1", "--", "python", "-c", program, provider.anthropic_base_url)
+    assert provider.bill.calls == 1
+    assert f"{provider.bill.usd.normalize():f} of 1 USD" in one_line(ended)
+
+
 def test_a_program_that_is_no_python_runs_and_a_line_says_so(command: Command) -> None:
     ended = command("run", "--usd", "1", "--", "sh", "-c", "echo hello; exit 4")
     assert (ended.stdout, ended.returncode) == ("hello\n", 4)
