@@ -20,7 +20,7 @@ import httpx
 
 import farebox
 from farebox import BudgetExceeded, budget, instrument, uninstrument
-from farebox.errors import UnmeteredCall
+from farebox.errors import UnmeteredCall, UnpricedModel
 from farebox.testing import FakeProvider
 from tests.acceptance.rides import attempt, is_charged_by_what_came, nothing_is_left, only_record, outcomes, stormproof
 
@@ -366,6 +366,15 @@ def test_what_has_no_bound_or_no_price_is_not_read_and_so_refused_under_a_limit(
     with budget(usd=1), pytest.raises(UnmeteredCall):
         ask(client)
     assert not provider.requests
+
+
+@metered
+def test_a_client_of_a_cloud_has_that_clouds_name_and_so_its_prices() -> None:
+    pytest.importorskip("boto3", reason="boto3 is not installed")
+    client = cohere.BedrockClient(aws_region="us-east-1", aws_access_key="fake", aws_secret_key="fake")
+    with client, budget(usd=1), pytest.raises(UnpricedModel, match="command"):
+        client.chat(model="cohere.command-text-v14", message="hello")
+    assert only_record().provider_name == "aws.bedrock"
 
 
 @metered
