@@ -7,11 +7,13 @@ no layer more.  Nothing here knows a call.
 from __future__ import annotations
 
 import asyncio
+import base64
+import struct
 import sys
 import time
 import types
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -29,6 +31,9 @@ _MOST_READ_ON_SECONDS: Final = 0.25
 #: On a body that is made as it is read, so that nobody is ahead of its reader.
 _MADE_AS_READ: Final = "farebox_made_as_read"
 _KEEPER: Final = "_farebox_keeper"
+
+#: Of a frame: two lengths and a checksum in front, and one behind.
+_LEAST_FRAME_BYTES: Final = 16
 
 
 # ── keeping ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -307,10 +312,12 @@ def _while_it_moves(reading: Coroutine[Any, Any, None], kept: list[bytes]) -> Ge
 
 
 def server_sent(body: bytes, telling: tuple[bytes, ...] = ()) -> list[Any]:
-    """The JSON payloads of server-sent events, or of lines that are JSON; those that are cut or no JSON left out.
+    """The JSON payloads of server-sent events, of lines that are JSON or of frames; those that are cut or no JSON left out.
 
     With `telling`, of those events alone that hold one of these.
     """
+    if body.startswith(b"\0"):
+        return [payload for payload in map(parsed, _framed(body)) if payload is not None]
     if b"\r" in body:
         body = body.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     events = _events_with(body, telling) if telling else body.split(b"\n\n")
@@ -321,6 +328,24 @@ def server_sent(body: bytes, telling: tuple[bytes, ...] = ()) -> list[Any]:
 def _texts_of(event: list[bytes]) -> Iterable[bytes]:
     data = [line[5:].strip() for line in event if line.startswith(b"data:")]
     return (b"\n".join(data),) if data else (line for line in event if line.startswith(b"{"))
+
+
+def _framed(body: bytes) -> Iterator[bytes]:
+    """What Amazon's event stream carries: frames of two lengths, headers, a payload of JSON with the event in base64, checksums.
+
+    Source: botocore's `eventstream.py` and anthropic 2.14.0, `lib/bedrock/_stream_decoder.py` (read 2026-11-30).
+    """
+    at = 0
+    while at + _LEAST_FRAME_BYTES <= len(body):
+        whole, headers = struct.unpack_from(">II", body, at)
+        if whole < headers + _LEAST_FRAME_BYTES or at + whole > len(body):
+            return
+        payload = parsed(body[at + 12 + headers : at + whole - 4])
+        inner = payload.get("bytes") if type(payload) is dict else None
+        if isinstance(inner, str):
+            with suppress(ValueError):
+                yield base64.b64decode(inner)
+        at += whole
 
 
 def _events_with(body: bytes, words: tuple[bytes, ...]) -> list[bytes]:

@@ -125,6 +125,30 @@ def test_the_helper_for_streams_is_charged_too(cloud: Cloud, server: FakeProvide
     settled(cloud, server, frame)
 
 
+def test_a_stream_that_is_read_as_bytes_is_charged_too(cloud: Cloud, server: FakeProvider) -> None:
+    server.answer(Answer(output_tokens=50))
+    with instrument(), cloud.open(server) as client, budget(usd=1) as frame:
+        asked = {"model": cloud.model, "max_tokens": 100, "messages": MESSAGES, "stream": True}
+        with client.messages.with_streaming_response.create(**asked) as response:
+            assert b"".join(response.iter_bytes())
+    settled(cloud, server, frame)
+
+
+def test_one_whose_bytes_are_left_is_charged_for_what_came(cloud: Cloud, server: FakeProvider) -> None:
+    server.answer(Answer(output_tokens=3_000))
+    server.pace(0.004)
+    with instrument(), cloud.open(server) as client, budget(usd=1):
+        asked = {"model": cloud.model, "max_tokens": 4_000, "messages": MESSAGES, "stream": True}
+        with client.messages.with_streaming_response.create(**asked) as response:
+            chunks = response.iter_bytes()
+            for _ in range(5):
+                next(chunks)
+    server.wait_until_idle()
+    record = only_record()
+    assert (record.outcome, record.cost_source) == ("closed", "estimated")
+    assert server.bill.usd <= record.usd < record.bound_usd
+
+
 def test_a_cap_that_is_lowered_arrives(cloud: Cloud, server: FakeProvider) -> None:
     with instrument(), cloud.open(server) as client, budget(usd=1, output_cap=40):
         client.messages.create(model=cloud.model, max_tokens=100, messages=MESSAGES)
