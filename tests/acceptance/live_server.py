@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import ssl
-import threading
 from collections import deque
 from collections.abc import Iterator
 from decimal import Decimal
@@ -13,7 +12,9 @@ from socket import SHUT_RDWR
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.server import Server, ServerConnection, serve
+from websockets.sync.server import ServerConnection
+
+from tests.acceptance.websocket_server import serving
 
 #: US dollars for a million tokens of gemini-3.8-live, and for a search (https://ai.google.dev/gemini-api/docs/pricing, as
 #: genai-prices 0.2.3 has it, read 2026-11-30).
@@ -138,12 +139,5 @@ def encrypted(protocol: int) -> ssl.SSLContext:
 @contextlib.contextmanager
 def running() -> Iterator[LiveServer]:
     ours = LiveServer()
-    server: Server = serve(ours.talk, "127.0.0.1", 0, compression=None, ssl=encrypted(ssl.PROTOCOL_TLS_SERVER))
-    ours.port = server.socket.getsockname()[1]
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with serving(ours.talk, ssl=encrypted(ssl.PROTOCOL_TLS_SERVER)) as ours.port:
         yield ours
-    finally:
-        server.shutdown()
-        thread.join()

@@ -10,7 +10,9 @@ from decimal import Decimal
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.server import Server, ServerConnection, serve
+from websockets.sync.server import ServerConnection
+
+from tests.acceptance.websocket_server import serving
 
 MODEL = "gpt-live-1"
 #: US dollars of a second of gpt-live-1: 0.05 a minute (https://developers.openai.com/api/docs/models/gpt-live-1, as
@@ -98,12 +100,5 @@ class LiveServer:
 @contextlib.contextmanager
 def running() -> Iterator[LiveServer]:
     ours = LiveServer()
-    server: Server = serve(ours.talk, "127.0.0.1", 0, compression=None)
-    ours.port = server.socket.getsockname()[1]
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with serving(ours.talk) as ours.port:
         yield ours
-    finally:
-        server.shutdown()
-        thread.join()

@@ -12,7 +12,9 @@ from socket import SHUT_RDWR
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.server import Server, ServerConnection, serve
+from websockets.sync.server import ServerConnection
+
+from tests.acceptance.websocket_server import serving
 
 #: US dollars for a million tokens of gpt-realtime (https://platform.openai.com/docs/pricing, a copy, read 2026-11-29).
 PRICES = {
@@ -128,12 +130,5 @@ def usage_of(counts: dict[str, int]) -> dict[str, Any]:
 @contextlib.contextmanager
 def running() -> Iterator[RealtimeServer]:
     ours = RealtimeServer()
-    server: Server = serve(ours.talk, "127.0.0.1", 0, compression=None)
-    ours.port = server.socket.getsockname()[1]
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with serving(ours.talk) as ours.port:
         yield ours
-    finally:
-        server.shutdown()
-        thread.join()
