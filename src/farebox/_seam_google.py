@@ -38,8 +38,6 @@ from farebox.providers._unmetered import READER, unmetered_call
 _API: Final = "google.genai._api_client"
 #: On an `HttpRequest`: the link of its call.
 _LINK: Final = "_farebox"
-#: A request with nothing to say in its headers has: a media type, a key, and two that name the SDK.
-_USUAL_HEADERS: Final = 4
 _POST: Final = "post"
 #: What may be billed: to send, and to let what was sent before live longer.
 _BILLED: Final = (_POST, "patch")
@@ -198,8 +196,7 @@ class GoogleSeam(Patches):
             if (method != _POST and unread is None) or not self.may_bill(path, unread):
                 return None
             call, reader = unmetered_call(self.provider.name, path, body, server_address, unread), READER
-        if len(http_request.headers) > _USUAL_HEADERS:
-            cast(PathProvider, self.provider).read_headers(call, http_request.headers)
+        cast(PathProvider, self.provider).read_headers(call, http_request.headers)
         if stream:
             call.is_stream = True
         call.timeouts = (http_request.timeout,)

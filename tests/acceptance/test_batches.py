@@ -85,6 +85,47 @@ def test_a_batch_is_held_until_its_results_are_there(tells: bool, provider: Fake
     nothing_is_held()
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"status": None},
+        {"status": "paused"},
+        {"status": 7},
+        {"status": "completed", "request_counts": {"completed": 5, "failed": 0, "total": 5}},
+        {"status": "completed", "output_file_id": ["file-1"]},
+        {"error": {"message": "try again"}},
+    ],
+)
+def test_a_batch_that_does_not_say_how_it_ended_is_not_free(odd: Any, provider: FakeProvider, client: Any) -> None:
+    with budget(usd=1) as b:
+        batch = submitted(client, chats(5))
+        held = b.reserved_usd
+        provider.serve(f"/v1/batches/{batch.id}", {"id": batch.id, "object": "batch", **odd})
+        client.batches.retrieve(batch.id)
+        assert b.spent_usd + b.reserved_usd == held
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"custom_id": "row-0", "response": {"status_code": "200", "body": {}}},
+        {"custom_id": "row-0", "response": {"body": {}}},
+        {"custom_id": "row-0", "response": None, "error": None},
+        {"custom_id": 1, "response": {"status_code": 200, "body": {}}},
+        [],
+        "",
+    ],
+)
+def test_results_that_can_not_be_read_are_not_free(line: Any, provider: FakeProvider, client: Any) -> None:
+    provider.background(0, batches_tell_usage=False)
+    with budget(usd=1) as b:
+        batch = client.batches.retrieve(submitted(client, chats(1)).id)
+        held = b.reserved_usd
+        provider.serve(f"/v1/files/{batch.output_file_id}/content", line)
+        client.files.content(batch.output_file_id)
+        assert (b.spent_usd, b.reserved_usd) == (held, 0)
+
+
 def test_a_batch_that_does_not_fit_is_not_sent(provider: FakeProvider, client: Any) -> None:
     content = chats(5)
     with budget(usd="0.008"), pytest.raises(BudgetExceeded):

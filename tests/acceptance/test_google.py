@@ -196,6 +196,21 @@ def test_a_turn_that_does_not_fit_is_not_sent(client: Any, provider: Any) -> Non
 
 
 @pytest.mark.usefixtures("metered")
+def test_a_tier_that_a_header_asks_of_vertex_is_held(vertex: Any) -> None:
+    asked = {"X-Vertex-AI-LLM-Shared-Request-Type": "priority"}
+    for headers in ({}, asked):
+        with budget(usd=1):
+            vertex.models.generate_content(
+                model="gemini-2.5-flash",
+                contents="hi",
+                config={"max_output_tokens": CAP, "http_options": {"headers": headers}},
+            )
+    usual, dear = sorted(farebox.calls(), key=lambda record: record.started_at)
+    assert (usual.tier, dear.tier) == ("", "priority")
+    assert dear.bound_usd > usual.bound_usd
+
+
+@pytest.mark.usefixtures("metered")
 @pytest.mark.parametrize("words", [{}, {"stream": True}])
 def test_vertex_is_metered_by_its_own_path(vertex: Any, provider: Any, words: Any) -> None:
     with stormproof(provider), budget(usd=1) as paid:

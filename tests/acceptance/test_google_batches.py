@@ -20,7 +20,7 @@ import farebox
 from farebox import BudgetExceeded, budget, report, track
 from farebox.errors import UnmeteredCall
 from tests.acceptance.google_clients import run, vertex_client
-from tests.acceptance.rides import GOOGLE, only_record
+from tests.acceptance.rides import GOOGLE, attempt, only_record
 
 pytestmark = [
     pytest.mark.usefixtures("metered"),
@@ -239,3 +239,37 @@ def test_rows_without_a_cap_and_with_searches_are_held_for_all_they_may_use(prov
     with budget(usd=100) as b:
         client.batches.create(model=LITE, src=inlined(2, max_output_tokens=None, tools=[search]))
         assert b.reserved_usd >= 2 * (65_535 * Decimal("0.0000002") + Decimal("0.035"))
+
+
+ANSWERED = {"response": {"candidates": [], "usageMetadata": {"promptTokenCount": 9, "totalTokenCount": 9}}}
+
+
+@pytest.mark.parametrize(
+    "odd", [{"response": [ANSWERED["response"]]}, {"response": "spent"}, {"key": "row-1"}, {"error": None}, None]
+)
+def test_a_row_that_says_neither_what_it_used_nor_why_it_failed_is_not_free(odd: Any, provider: Any) -> None:
+    # Of both rows, of one, and of one that is not handed out at all.
+    for results in ([odd, odd], [ANSWERED, odd], [ANSWERED], []):
+        with GOOGLE.client(provider) as client, budget(usd=1) as b:
+            job = client.batches.create(model=LITE, src=inlined(2))
+            held = b.reserved_usd
+            output = {"inlinedResponses": {"inlinedResponses": results}}
+            answer = {"name": job.name, "metadata": {"state": "BATCH_STATE_SUCCEEDED", "output": output}}
+            provider.serve(f"/v1/{job.name}", answer)
+            attempt(lambda client=client, job=job: client.batches.get(name=job.name))
+            assert (b.spent_usd, b.reserved_usd) == (held, 0)
+
+
+@pytest.mark.parametrize(
+    "stats", [None, {"requestCount": "2", "successfulRequestCount": "1"}, {"successfulRequestCount": -1}]
+)
+def test_a_batch_that_ended_early_is_free_only_where_it_says_that_nothing_was_answered(
+    stats: Any, provider: Any, client: Any
+) -> None:
+    with budget(usd=1) as b:
+        job = client.batches.create(model=LITE, src=inlined(2))
+        held = b.reserved_usd
+        answer = {"name": job.name, "metadata": {"state": "BATCH_STATE_EXPIRED", "batchStats": stats}}
+        provider.serve(f"/v1/{job.name}", answer)
+        client.batches.get(name=job.name)
+        assert (b.spent_usd, b.reserved_usd) == (held, 0)

@@ -72,6 +72,13 @@ def test_a_cache_that_does_not_fit_is_not_made(do: Any, provider: Any, client: A
     assert not provider.requests
 
 
+@pytest.mark.parametrize("asked", [{"ttl": 86_400}, {"ttl": "86400"}, {"ttl": {"seconds": 86_400}}, {"expireTime": 1}])
+def test_a_time_that_nobody_can_read_is_held_as_the_longest(asked: Any, provider: Any, client: Any) -> None:
+    with budget(usd=50), pytest.raises(BudgetExceeded):
+        make(client, http_options={"extra_body": asked})
+    assert not provider.requests
+
+
 @pytest.mark.parametrize("seconds", [1, 300, 5_400, 86_400.5])
 def test_what_a_cache_keeps_is_paid_for_the_time_that_was_asked_for(seconds: float, provider: Any, client: Any) -> None:
     with budget(usd=5) as paid:

@@ -133,8 +133,9 @@ def read_batch_answer(call: Call, answer: Any, read: Callable[[Call, Any], None]
     if file_name:
         remember(_results, file_name, call.response_id)
     elif text_of(said.get("state")).endswith(_ENDED):
-        # Google says of none of these what they cost: those that were answered.
-        if whole_number(fields(said.get("batchStats")).get("successfulRequestCount")):
+        # Google says of none of these what they cost: those that were answered, whose count it leaves out where it is 0.
+        counted = fields(said.get("batchStats"))
+        if not counted or counted.get("successfulRequestCount") not in (None, 0, "0"):
             call.doubt = "the batch has ended and does not hand out its results"
         else:
             call.usage = Usage()
@@ -152,12 +153,15 @@ def _parsed(line: bytes) -> Any:
 def _settle(call: Call, results: list[Any], read: Callable[[Call, Any], None]) -> None:
     """Those that have an answer; one with an error has none, and is not charged."""
     rows = []
+    if len(results) < call.messages:
+        call.doubt = "the results are not those of all requests"
+        return
     for one in results:
         found = fields(one)
-        if not found:
+        answer = fields(found.get("response"))
+        if not answer and found.get("error") is None:
             call.doubt = "a line of the results can't be read"
             return
-        answer = fields(found.get("response"))
         if answer:
             row = row_of(call, call.endpoint)
             if call.endpoint == EMBED:

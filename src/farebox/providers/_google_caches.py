@@ -137,12 +137,14 @@ def read_cache(call: Call, found: Mapping[str, Any]) -> None:
 
 
 def _asked_micros(body: Mapping[str, Any], now: int) -> int:
-    """How long a request asks a cache to be kept from now on, in microseconds."""
-    end = _instant(pick(body, "expireTime"))
+    """How long a request asks a cache to be kept from now on, in microseconds; at its longest where nobody can tell."""
+    told, lasts = pick(body, "expireTime"), body.get("ttl")
+    end, found = _instant(told), _DURATION.fullmatch(text_of(lasts))
     if end is not None:
         return min(max(0, end - now + _SKEW), _LONGEST)
-    found = _DURATION.fullmatch(text_of(body.get("ttl")))
-    return _USUAL if found is None else min(math.ceil(Fraction(found[1]) * _MICROS), _LONGEST)
+    if found is not None:
+        return min(math.ceil(Fraction(found[1]) * _MICROS), _LONGEST)
+    return _USUAL if told is None and lasts is None else _LONGEST
 
 
 def _instant(value: Any) -> int | None:

@@ -23,7 +23,7 @@ PATH: Final = "/batches"
 _FILES: Final = "/files"
 _EARLIER: Final = re.compile(r"/batches/([^/]+)(/cancel)?$")
 _CONTENT: Final = re.compile(r"/files/([^/]+)/content$")
-_UNFINISHED: Final = frozenset(("validating", "in_progress", "finalizing", "cancelling"))
+_ENDED: Final = frozenset(("completed", "failed", "expired", "cancelled"))
 
 ReadRequest = Callable[[str, Mapping[str, Any], str], Call | None]
 ReadAnswer = Callable[[Call, Any], None]
@@ -94,11 +94,13 @@ class Batches:
             call.is_pending = bool(call.response_id) and not call.is_unmetered
             return
         read_head(call, found)
-        status, file_id = found.get("status"), text_of(found.get("output_file_id"))
-        if status in _UNFINISHED:
+        status, file_id = text_of(found.get("status")).lower(), text_of(found.get("output_file_id"))
+        if status not in _ENDED:
             call.is_pending = bool(call.response_id)
-        elif not file_id:
+        elif found.get("output_file_id") is None and not fields(found.get("request_counts")).get("completed"):
             call.usage = Usage()  # none of its requests has an answer
+        elif not file_id:
+            call.doubt = "the batch has ended and does not hand out its results"
         elif found.get("usage") is not None and any(
             isinstance(count, int) and count for count in fields(found["usage"]).values()
         ):
@@ -109,14 +111,18 @@ class Batches:
 
     def _read_results(self, call: Call, content: bytes) -> None:
         rows = []
-        for line in content.splitlines():
+        lines = [line for line in content.splitlines() if line.strip()]
+        for line in lines or [b""]:
             try:
-                found = fields(json.loads(line)) if line.strip() else {}
+                found = fields(json.loads(line))
             except (ValueError, RecursionError):
+                found = {}
+            response = fields(found.get("response"))
+            status = response.get("status_code")
+            if not is_row(found) or (type(status) is not int and not found.get("error")):
                 call.doubt = "the results can't be read"
                 return
-            response = fields(found.get("response"))
-            if not is_row(found) or response.get("status_code") != 200:
+            if status != 200:
                 continue
             body = fields(response.get("body"))
             row = row_of(call, _ENDPOINTS.get(text_of(body.get("object")), "/chat/completions"))

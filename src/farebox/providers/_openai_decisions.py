@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from farebox._call import Call, Usage
 from farebox.providers._openai_items import Input
-from farebox.providers._openai_usage import read_head
+from farebox.providers._openai_usage import read_head, read_tier
 from farebox.providers._reading import NoStream, UnreadableUsage, count, fields, listed, text_of
 
 PATH: Final = "/decisions"
@@ -37,6 +37,7 @@ class Decisions:
         for name in body.keys() - _READ:
             read.sizes.add_json(body[name])
         read.write_to(call)
+        read_tier(call, body)
         call.choices, call.accepts_cap, call.cache_write = 0, False, "none"
         return call
 

@@ -125,11 +125,12 @@ class Exchange:
         self.google_desks = GoogleDesk(self.desk), GoogleCaches(self.desk)
 
     def serve(self, incoming: Incoming, connection: Connection) -> None:
+        is_given = any(other.serves(incoming.method, incoming.path) for other in self.others)
         for desk in self.google_desks:
-            if desk.serves(incoming):
+            if not is_given and desk.serves(incoming):
                 desk.answer(incoming, connection)
                 return
-        if self.desk.serves(incoming):
+        if not is_given and self.desk.serves(incoming):
             self.desk.answer(incoming, _body_of(incoming), connection)
             return
         call = self.arrive(incoming, connection)

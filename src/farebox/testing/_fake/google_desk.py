@@ -124,4 +124,5 @@ class GoogleDesk:
         return {"name": batch.name, "done": True, "metadata": metadata, "response": output}
 
     def _head(self, batch: _Batch, state: str) -> dict[str, Any]:
-        return {"name": batch.name, "model": f"models/{batch.model}", "displayName": "b", "state": state}
+        head = {"name": batch.name, "model": f"models/{batch.model}", "displayName": "b", "state": state}
+        return {**head, "batchStats": {"requestCount": str(len(batch.results))}}
