@@ -153,7 +153,7 @@ def test_a_text_of_the_first_format_is_still_read() -> None:
     assert (record.model, record.request_model, record.tags) == ("gpt-5-mini", "gpt-5", {"feature": "search"})
     assert (record.attempts, record.outcome, record.scope, record.last_message_bytes) == (2, "completed", "search", 9)
     # What was counted later stands at the end of its usage, as nothing.
-    assert FORM.dump(record) == text.replace("5,0,0,0,0]", "5,0,0,0,0" + ",0" * 12 + "]")
+    assert FORM.dump(record) == text.replace("5,0,0,0,0]", "5,0,0,0,0" + ",0" * 15 + "]")
     assert FORM.sum_of(record) == Sum(
         "second", 1_795_262_461, Place("openai", "gpt-5-mini", "chat", "completed", (("feature", "search"),)),
         (1_500, 1, 0, 10, 5, 0, 0, 2),

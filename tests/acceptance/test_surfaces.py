@@ -190,7 +190,8 @@ class Twins:
 
 
 def mistral(provider: FakeProvider, is_async: bool) -> Any:
-    from tests.acceptance import test_mistral  # which is skipped where the SDK is not installed
+    pytest.importorskip("mistralai", reason="mistralai is not installed")
+    from tests.acceptance import test_mistral
 
     if is_async:
         with test_mistral.opened(provider) as client:
