@@ -29,6 +29,8 @@ _NEVER_SENT: Final = frozenset(
     ("ConnectError ConnectTimeout PoolTimeout UnsupportedProtocol InvalidURL "
      "NewConnectionError ConnectTimeoutError ClientConnectorError UnmatchedCall").split()
 )  # fmt: skip
+#: What httpx, httpx2 and aiohttp say, in a RuntimeError, of a client that was closed before.
+_CLOSED_BEFORE: Final = ("Cannot send a request, as the client has been closed.", "Session is closed")
 _MOST_PARENTS: Final = 10
 _NO_MARK: Final = object()
 
@@ -217,6 +219,8 @@ def never_sent(error: BaseException | None) -> bool:
         if error is None:
             return False
         if any(cls.__name__ in _NEVER_SENT for cls in type(error).__mro__):
+            return True
+        if type(error) is RuntimeError and str(error) in _CLOSED_BEFORE:
             return True
         error = error.__cause__
     return False

@@ -203,6 +203,16 @@ def test_a_refused_connection_is_never_charged(ride: Ride, provider: Any, max_re
     nothing_is_left()
 
 
+def test_a_call_through_a_client_that_was_closed_is_never_charged(ride: Ride, provider: Any) -> None:
+    with budget(usd=bound_of(ride).usd(1)) as paid, ride.client(provider) as client:
+        client.close()
+        for _ in range(3):
+            with pytest.raises(RuntimeError, match="closed"):
+                ride.ask(client)
+    assert provider.bill.usd == paid.spent_usd == paid.reserved_usd == 0
+    assert [record.outcome for record in farebox.calls()] == ["failed"] * 3
+
+
 @pytest.mark.usefixtures("hasty")
 def test_fifty_threads_with_retries_stay_within_the_limit(ride: Ride, provider: Any) -> None:
     provider.drop("billing", times=20)
