@@ -162,7 +162,7 @@ class Watch(Keeper):
     def begin(self, chunk: bytes) -> None:
         if self.call.first_chunk_at_seconds is None:
             self.call.first_chunk_at_seconds = time.time()
-        if self.decode is None and chunk.startswith(_FIELDS):
+        if self.decode is None and type(chunk) is bytes and chunk.startswith(_FIELDS):
             self._telling = getattr(self._reader, "telling", ())
 
     def make_room(self) -> None:
