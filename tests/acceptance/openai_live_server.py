@@ -31,6 +31,7 @@ class LiveServer:
         backend_usd: Dollars of what the backend answered.
         delegates: A sound has the backend answer.
         is_deaf: What asks it to end is not answered.
+        told: What its reports say of the time, in place of the seconds.
     """
 
     def __init__(self) -> None:
@@ -39,6 +40,7 @@ class LiveServer:
         self.backend_usd = Decimal(0)
         self.delegates = False
         self.is_deaf = False
+        self.told: Any = None
         self.port = 0
         self.closed = threading.Event()
         self._answers = 0
@@ -63,7 +65,8 @@ class LiveServer:
                     passed, self.seconds = passed + more, self.seconds + more
                     if self.delegates:
                         self.delegate(socket)
-                    self.say(socket, {"type": "session.usage.updated", "usage": {"seconds": passed}})
+                    told = {"seconds": passed} if self.told is None else self.told
+                    self.say(socket, {"type": "session.usage.updated", "usage": told})
                 elif kind == "response.create":
                     self.delegate(socket)
                 elif kind == "session.close" and not self.is_deaf:

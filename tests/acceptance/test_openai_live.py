@@ -71,6 +71,20 @@ def is_near(usd: Any, billed: Decimal) -> bool:
     return billed <= usd < billed + NEAR
 
 
+@pytest.mark.parametrize("told", [{}, {"seconds": "120"}, {"seconds": -1}, {"seconds": 1e9}, []])
+def test_a_report_that_can_not_be_read_ends_its_slice_at_its_bound(told: Any, server: Any, connection: Any) -> None:
+    server.told = told
+    with budget(usd=1) as b:
+        start(connection)
+        for n in range(1, 4):
+            wait(connection, 110)
+            assert is_near(b.spent_usd, n * HELD)
+            assert b.spent_usd + b.reserved_usd >= server.usd
+        end(connection)
+        assert server.usd <= b.spent_usd < 1
+    nothing_is_left()
+
+
 @pytest.mark.surface("openai live.connect", kind="sync", proves=["exact", "unbroken"])
 def test_a_session_costs_the_time_that_it_lasts_in_slices(server: Any, connection: Any) -> None:
     with budget(usd=1) as b, track(feature="voice"):

@@ -105,10 +105,10 @@ class Live:
         if type(told) in (int, float) and self._seconds <= told < _MOST_SECONDS:
             self._seconds = told
             self._milliseconds = math.ceil((told - self._settled_seconds) * 1_000)
-        elif is_over:
-            self._milliseconds = None
-        if not is_over and self._seconds - self._settled_seconds < _SLICE_SECONDS:
-            return None
+            if not is_over and self._seconds - self._settled_seconds < _SLICE_SECONDS:
+                return None
+        else:
+            self._milliseconds = None  # how far it has come nobody can tell, so this slice ends here
         self._settled_seconds = self._seconds
         ended = News("ended", f"slice {self._slices}", _TIME, body=event)
         return ended if is_over else ended._replace(then=self._next_slice())
