@@ -164,8 +164,8 @@ class Keeper:
 def _keep_by(keeper: Any, stream: Any) -> bool:
     """Have the body of a response run through `keeper.keep` or `keeper.akeep`: same object.  False where it can't be."""
     try:
-        stream.__class__ = _keeping(type(stream))
         stream.__dict__[_KEEPER] = keeper
+        stream.__class__ = _keeping(type(stream))
     except (AttributeError, TypeError):
         return False
     return True
