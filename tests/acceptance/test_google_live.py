@@ -284,6 +284,16 @@ def test_a_usage_that_can_t_be_believed_is_charged_at_the_bound(server: Any, usa
         assert only_record().usd == only_record().bound_usd == b.spent_usd
 
 
+def test_an_output_count_that_is_null_is_read_under_its_other_name(server: Any) -> None:
+    server.script.append({"usage": {"promptTokenCount": 190, "responseTokenCount": None, "candidatesTokenCount": 75}})
+
+    async def talk(session: Any) -> None:
+        await ask(session)
+
+    run(server, talk)
+    assert only_record().usage.output_tokens == 75
+
+
 def test_odd_messages_pass_as_they_are(server: Any) -> None:
     odd = [
         '{"dreams": [1, {"deep": null}]}',

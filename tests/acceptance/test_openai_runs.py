@@ -186,6 +186,7 @@ def test_a_run_that_was_stopped_before_it_began_costs_nothing(provider: FakeProv
         {"usage": {"prompt_tokens": -1, "completion_tokens": 2}},
         {"usage": {"prompt_tokens": 5}},
         {"status": "of no known kind"},
+        {"status": "of no known kind", "usage": {"prompt_tokens": 0, "completion_tokens": 0}},
         {"id": 7},
     ],
     ids=repr,

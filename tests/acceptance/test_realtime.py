@@ -399,6 +399,7 @@ def test_what_the_server_refuses_costs_nothing(client: OpenAI, server: Any) -> N
         ({"input_tokens": "12", "output_tokens": 3}, "usage.input_tokens is str"),
         ({"input_tokens": 5, "output_tokens": -1}, "usage.output_tokens is out of range"),
         ("much", "usage.input_tokens is NoneType"),
+        ({"input_tokens": 0, "output_tokens": 0}, "usage.input_tokens is 0"),
     ],
 )
 def test_a_usage_that_can_t_be_believed_is_charged_at_the_bound(
@@ -410,6 +411,15 @@ def test_a_usage_that_can_t_be_believed_is_charged_at_the_bound(
         record = only_record()
         assert record.usd == record.bound_usd == b.spent_usd
     assert (record.doubt, record.cost_source, record.outcome) == (doubt, "estimated", "completed")
+
+
+@pytest.mark.parametrize("details", [None, {}, []])
+def test_a_whole_whose_parts_are_not_told_is_charged_as_sound(client: OpenAI, server: Any, details: Any) -> None:
+    usage = {"input_tokens": 10, "output_tokens": 2, "input_token_details": details, "output_token_details": details}
+    server.script.append({"usage": usage})
+    with client.realtime.connect(model=MODEL) as connection:
+        ask(connection)
+    assert only_record().usd == (10 * Decimal(32) + 2 * Decimal(64)) / 1_000_000
 
 
 def test_parts_that_are_more_than_their_whole_are_charged_as_sound(client: OpenAI, server: Any) -> None:

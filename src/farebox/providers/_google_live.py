@@ -169,7 +169,8 @@ class Live:
 
     def _with_details(self, usage: Mapping[str, Any]) -> dict[str, Any]:
         """A usage under the names of an answer over HTTP; what does not say of what kind it was may all have been sound."""
-        written = usage.get("responseTokenCount", usage.get("candidatesTokenCount"))
+        written = usage.get("responseTokenCount")
+        written = usage.get("candidatesTokenCount") if written is None else written
         details = usage.get("responseTokensDetails") or usage.get("candidatesTokensDetails")
         read, read_details = usage.get("promptTokenCount"), usage.get("promptTokensDetails")
         if not details and self._speaks:

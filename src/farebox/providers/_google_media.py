@@ -81,7 +81,7 @@ def read_videos(call: Call, found: Mapping[str, Any]) -> None:
     response = fields(found.get("response"))
     made = fields(response.get("generateVideoResponse")) or response
     videos = listed(made.get("videos") or made.get("generatedSamples"))
-    if found.get("error") is not None:
+    if found.get("error") is not None and not videos:
         call.usage = Usage()
     elif videos is not None or whole_number(made.get("raiMediaFilteredCount")):
         each = call.most_units["video_milliseconds"] // call.messages

@@ -35,6 +35,8 @@ _TOKENS_PER_SESSION: Final = 1_024
 _ENDLESS: Final = ("inf", None)
 #: What of a session the model reads.
 _READ: Final = ("instructions", "tools", "tool_choice", "prompt")
+#: Ends that an answer may come to before anything was read for it.
+_STOPPED: Final = ("cancelled", "failed")
 _TRANSCRIBED: Final = "conversation.item.input_audio_transcription.completed"
 
 
@@ -115,6 +117,8 @@ class Realtime:
         details = fields(found.get("status_details"))
         call.is_cut = details.get("reason") == "max_output_tokens"
         call.usage = read_realtime_usage(call, found.get("usage"))
+        if call.usage is not None and not call.usage.input_tokens and found.get("status") not in _STOPPED:
+            call.usage, call.doubt = None, "usage.input_tokens is 0"
         # What it said is read again with the next answer.
         said = _MOST_INPUT if call.usage is None else call.usage.output_tokens
         self._items.extra_tokens += min(said, call.sent_cap or call.declared_cap or said)
@@ -253,7 +257,8 @@ _NOT_READ: Final = frozenset(
 def read_realtime_usage(call: Call, usage: Any) -> Usage | None:
     """Disjoint buckets of an answer; None, and `call.doubt`, where it can't be believed.
 
-    Of cached tokens the kinds are told apart.  Parts that add up to more than the whole count at the dearest rate there is.
+    Of cached tokens the kinds are told apart.  Parts that add up to more than the whole count at the dearest rate there is, as
+    does a whole whose parts are not told, where it may have been sound.
     """
     if usage is None:
         return None
@@ -268,6 +273,8 @@ def read_realtime_usage(call: Call, usage: Any) -> Usage | None:
     except UnreadableUsage as reason:
         call.doubt = str(reason)
         return None
+    if call.has_audio:
+        audio, spoken = audio if into else whole_input, spoken if out else whole_output
     text = whole_input - audio - images
     cached_text = cached - cached_audio - cached_images
     if (

@@ -26,6 +26,8 @@ _EARLIER: Final = re.compile(r"/threads/[^/]+/runs/([^/]+)(/cancel|/submit_tool_
 _LEAST_CAP: Final = 256
 #: What is between the beginning and the end of a run.
 _UNFINISHED: Final = ("queued", "in_progress", "requires_action", "cancelling")
+#: Ends that a run may come to before it has begun.
+_STOPPED: Final = ("cancelled", "expired", "failed", "incomplete")
 #: A session of a thread's container is paid like twenty minutes of a container of one gigabyte
 #: (https://developers.openai.com/api/docs/pricing, read 2026-11-21).
 _CONTAINER: Final = {"container_gigabyte_minutes": 20}
@@ -90,7 +92,7 @@ class Runs:
         if call.is_pending:
             return
         used = fields(found.get("usage"))
-        if found.get("status") != "completed" and all(used.get(name) == 0 for name in CHAT[:2]):
+        if found.get("status") in _STOPPED and all(used.get(name) == 0 for name in CHAT[:2]):
             call.usage = Usage()  # it was stopped before it began
             return
         call.usage = read_usage(call, found.get("usage"), CHAT)
