@@ -270,11 +270,10 @@ def test_a_video_that_was_filtered_is_none(asked: int, provider: Any, vertex: An
 
 
 def test_videos_are_paid_whatever_stands_beside_them(provider: FakeProvider, vertex: Any) -> None:
-    words: dict[str, Any] = {"model": "veo-3.1-generate-001", "prompt": PROMPT, "config": {"number_of_videos": 1}}
-    vertex.operations.get(vertex.models.generate_videos(**words))
+    vertex.operations.get(videos(vertex, number_of_videos=1))
     path, billed = provider.requests[-1].path, provider.bill.usd
     with budget(usd=10) as paid:
-        operation = vertex.models.generate_videos(**words)
+        operation = videos(vertex, number_of_videos=1)
         made = {"name": operation.name, "done": True, "error": {}, "response": {"videos": [{"gcsUri": "gs://a/b"}]}}
         provider.serve(path, made)
         vertex.operations.get(operation)
