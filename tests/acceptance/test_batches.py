@@ -254,6 +254,26 @@ def test_a_message_batch_that_does_not_fit_is_not_sent(provider: FakeProvider, c
     assert provider.requests == []
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"custom_id": "row-0"},
+        {"custom_id": "row-0", "result": {"type": "paused"}},
+        {"custom_id": "row-0", "result": {"type": "errored"}},  # and of the other nothing is said
+    ],
+)
+def test_results_that_do_not_say_how_every_message_ended_are_not_free(
+    line: Any, provider: FakeProvider, claude: Any
+) -> None:
+    with budget(usd=1) as b:
+        batch = claude.messages.batches.create(requests=messages(2))
+        held = b.reserved_usd
+        claude.messages.batches.retrieve(batch.id)
+        provider.serve(f"/v1/messages/batches/{batch.id}/results", line)
+        list(claude.messages.batches.results(batch.id))
+        assert (b.spent_usd, b.reserved_usd) == (held, 0)
+
+
 def test_results_that_are_left_half_way_are_paid_as_they_were_held(provider: FakeProvider, claude: Any) -> None:
     with budget(usd=1) as b:
         batch = claude.messages.batches.create(requests=messages(4))

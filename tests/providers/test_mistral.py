@@ -114,11 +114,28 @@ def test_a_document_without_a_model_is_read_by_the_latest() -> None:
 
 @pytest.mark.parametrize(
     "usage",
-    [None, {}, {"pages_processed": -1}, {"pages_processed": "2"}, {"pages_processed": 10**9}, "two", [2]],
+    [
+        None,
+        {},
+        {"pages_processed": 0},
+        {"pages_processed": -1},
+        {"pages_processed": "2"},
+        {"pages_processed": 10**9},
+        "two",
+        [2],
+    ],
 )
 def test_an_odd_count_of_pages_is_not_believed(usage: Any) -> None:
     call = read("/v1/ocr", {"model": "mistral-ocr-latest", "document": {"type": "file", "file_id": "1"}})
     PROVIDER.read_answer(call, {"model": "mistral-ocr-latest", "usage_info": usage})
+    assert call.usage is None
+    assert call.doubt
+
+
+@pytest.mark.parametrize("seconds", [None, 0, -1, "2", 1.5, 10**9])
+def test_an_odd_length_of_sound_is_not_believed(seconds: Any) -> None:
+    call = read("/v1/audio/transcriptions", {"model": "voxtral-mini-latest", "file_url": "https://example.com/a.wav"})
+    PROVIDER.read_answer(call, {"model": "voxtral-mini-latest", "usage": {"prompt_audio_seconds": seconds}})
     assert call.usage is None
     assert call.doubt
 

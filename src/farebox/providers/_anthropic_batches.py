@@ -16,6 +16,8 @@ from farebox.providers._reading import fields, listed, text_of
 
 PATH: Final = "/v1/messages/batches"
 _MESSAGES: Final = "/v1/messages"
+#: How a request of a batch ends.
+_ENDS: Final = ("succeeded", "errored", "canceled", "expired")
 _EARLIER: Final = re.compile(r"/messages/batches/([^/]+)(?:/results)?$")
 
 
@@ -49,13 +51,17 @@ def read_batch_answer(call: Call, answer: Any, read: Callable[[Call, Any], None]
         call.is_pending = bool(call.response_id)
         return
     rows = []
+    if len(lines) < call.messages:
+        call.doubt = "the results are not those of all requests"
+        return
     for line in lines:
         found = fields(line)
         result = fields(found.get("result"))
-        if not is_row(found):
+        ended = result.get("type")
+        if not is_row(found) or ended not in _ENDS:
             call.doubt = "a line of the results can't be read"
             return
-        if result.get("type") == "succeeded":
+        if ended == "succeeded":
             row = row_of(call, _MESSAGES)
             read(row, result.get("message"))
             rows.append(row)

@@ -51,6 +51,9 @@ def read_transcription(call: Call, found: Mapping[str, Any]) -> None:
     """The seconds that were listened to, and tokens, which some models are paid by."""
     read_head(call, found)
     usage = fields(found.get("usage"))
+    if usage.get("prompt_audio_seconds") == 0:
+        call.doubt = "usage.prompt_audio_seconds is 0"
+        return
     try:
         call.usage = Usage(
             uncached_input_tokens=count(usage, "prompt_tokens"),

@@ -64,4 +64,7 @@ def read_ocr_answer(call: Call, found: Mapping[str, Any]) -> None:
     except UnreadableUsage as reason:
         call.doubt = str(reason)
         return
-    call.usage = Usage(**dict.fromkeys(call.most_units, pages))
+    if pages:
+        call.usage = Usage(**dict.fromkeys(call.most_units, pages))
+    else:
+        call.doubt = "usage.pages_processed is 0"
