@@ -25,6 +25,7 @@ import farebox
 from farebox import BudgetExceeded, _coverage, _instrument, budget, errors, instrument
 from farebox.providers import find_provider
 from farebox.testing import FakeProvider, Price
+from farebox.types import Usage
 from tests.acceptance.rides import is_charged_by_what_came
 
 SDK = pytest.importorskip("llama_api_client", reason="llama-api-client is not installed")
@@ -260,6 +261,26 @@ def test_a_usage_that_says_nothing_or_nonsense_is_charged_at_the_bound(
     (call,) = farebox.calls()
     assert (call.cost_source, call.usd) == ("estimated", call.bound_usd)
     assert b.spent_usd >= usd(llama.billed_nanos)
+
+
+@pytest.mark.parametrize("told", [Usage(10**30), Usage(5, fees_nanos=10**25), Usage(visible_output_tokens=10**19)])
+@pytest.mark.parametrize("believes", ["read_usage", "read_answer"])
+def test_a_count_that_no_ledger_keeps_is_charged_at_the_bound_and_breaks_no_call(
+    llama: Llama, told: Any, believes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a provider that believes whatever an answer says, by the base class or without it."""
+
+    def read_answer(_: Any, call: Any, answer: Any) -> None:
+        call.usage = told
+
+    with instrument():
+        provider = type(find_provider("llama"))
+        monkeypatch.setattr(provider, believes, read_answer if believes == "read_answer" else lambda *_: told)
+        with budget("llama", usd=1) as b:
+            ask(llama)
+            ask(llama)
+    assert [call.usd == call.bound_usd for call in farebox.calls()] == [True, True]
+    assert b.spent_usd == sum(call.bound_usd for call in farebox.calls()) >= usd(llama.billed_nanos)
 
 
 @pytest.mark.parametrize("last", ["complete", "metrics"])

@@ -22,6 +22,9 @@ _TOKENS_PER_TOOL: Final = 32
 _TOKENS_OF_TEMPLATE: Final = 512
 _MOST_CHOICES: Final = 1_000_000
 _LONGEST: Final = 200
+#: More than a call can use of anything, and than it can cost in nanodollars besides: beyond are faults, not measures.
+_MOST_OF_ANY: Final = 10**9
+_MOST_FEES: Final = 10**15
 
 
 class ChatProvider(ABC):
@@ -135,7 +138,11 @@ def _believe(call: Call, usage: Usage | None) -> None:
     """Take a usage whose counts are counts, and which has read something."""
     if usage is None:
         return
-    if any(type(amount) is not int or amount < 0 for amount in usage) or usage.input_tokens == 0:
+    most = Usage(*[_MOST_OF_ANY] * len(usage))._replace(fees_nanos=_MOST_FEES)
+    if (
+        any(type(amount) is not int or not 0 <= amount <= limit for amount, limit in zip(usage, most, strict=True))
+        or usage.input_tokens == 0
+    ):
         call.doubt = "a count of the usage can't be believed"
     else:
         call.usage = usage
