@@ -14,9 +14,14 @@ _calls: dict[tuple[str, str], Call] = {}
 
 
 def keep(call: Call) -> Call | None:
-    """Keep `call` until its answer is asked after; returns another one that is given up for it."""
+    """Keep `call` until its answer is asked after; returns one that is given up: the oldest, or one that nobody can ask after."""
     call.activity = None
-    _calls[call.provider_name, call.response_id] = call
+    if not call.response_id:
+        return call
+    name = call.provider_name, call.response_id
+    before, _calls[name] = _calls.get(name), call
+    if before is not None and before is not call:
+        return before  # two of one name: the answer will be of one of them
     return _calls.pop(next(iter(_calls)), None) if len(_calls) > _MOST_PENDING else None
 
 

@@ -674,6 +674,21 @@ def test_an_answer_in_the_background_is_never_below_its_bill(provider: FakeProvi
     assert report().total.calls == provider.bill.calls == 1
 
 
+@pytest.mark.parametrize("name", [None, "resp_1"])
+def test_an_answer_in_the_background_that_nobody_can_ask_after_is_presumed_spent(
+    provider: FakeProvider, client: Any, name: str | None
+) -> None:
+    provider.serve("/v1/responses", {"id": name, "object": "response", "status": "queued", "output": []})
+    provider.serve("/v1/models", {"object": "list", "data": []})
+    with budget(usd=1) as paid:
+        answers = [begun(client) for _ in range(3)]
+        client.models.list()
+        ended = [record.outcome for record in farebox.calls()]
+    assert [answer.status for answer in answers] == ["queued"] * 3
+    assert ended.count("unknown") == (3 if name is None else 2)
+    assert paid.spent_usd + paid.reserved_usd == sum(record.bound_usd for record in farebox.calls()) > 0
+
+
 def test_an_answer_in_the_background_settles_once_when_it_is_looked_at(provider: FakeProvider, client: Any) -> None:
     provider.background(looks=2)
     with budget(usd=1) as frame:
