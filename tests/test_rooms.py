@@ -337,6 +337,13 @@ print(*{name.partition(".")[0] for name in set(sys.modules) - before})
     assert not loaded & HEAVY
 
 
+def test_importing_farebox_loads_nothing_slow_of_pythons_own() -> None:
+    script = "import sys; before = set(sys.modules); import farebox; print(*set(sys.modules) - before)"
+    loaded = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "farebox.signals" in loaded.split()
+    assert not {"asyncio", "concurrent.futures", "email", "http", "importlib.metadata", "ssl"} & set(loaded.split())
+
+
 def project_files() -> Iterator[Path]:
     """What is handed on: the files at the top and in the folders of the project, nothing that a tool left there."""
     for top in sorted(PROJECT.iterdir()):

@@ -7,7 +7,6 @@ import importlib.util
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any, Final, Literal
 
 import attrs
@@ -100,6 +99,8 @@ def coverage() -> Coverage:
 
 
 def _version_of(sdk: Any) -> str:
+    from importlib.metadata import version  # here and not above: it is slow
+
     said = getattr(sdk, "__version__", None)
     return str(said) if said else version(sdk.__name__.partition(".")[0])
 

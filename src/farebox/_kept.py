@@ -6,7 +6,6 @@ no layer more.  Nothing here knows a call.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import struct
 import sys
@@ -249,6 +248,8 @@ def _read_on(source: Iterator[bytes], extensions: Mapping[str, Any], kept: list[
 
 async def _aread_on(source: AsyncIterator[bytes], kept: list[bytes]) -> bool:
     """As `_read_on`, by letting the event loop turn until nothing comes any more, also where its task is being cancelled."""
+    import asyncio  # here and not above: it is slow
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
