@@ -127,7 +127,10 @@ def test_budgets_say_what_is_spent_and_when_they_start_again(command: Command, l
 def test_tail_follows_calls_as_they_end(command: Command, ledger: Use) -> None:
     ledger()
     spend(2, feature="before")
+    # A shell has what it starts in the background ignore an interrupt, and that is handed down to whatever is started there.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = command.start("tail", "-f", "-n", "1")
+    signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     assert "feature=before" in process.stdout.readline()
     spend(feature="after")
