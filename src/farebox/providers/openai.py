@@ -226,8 +226,6 @@ class OpenAI:
         if call.endpoint != _CHAT:
             SURFACES[call.endpoint].read_answer(call, answer)
             return
-        if call.is_plain and read_plain_answer(call, answer):
-            return
         found = fields(answer)
         read_head(call, found)
         read_finish(call, found)
