@@ -49,6 +49,37 @@ class Link:
         self.answer: Any = None
 
 
+class CountingLink(Link):
+    """Of a request whose attempts are seen one by one, and not counted by the SDK."""
+
+    __slots__ = ("has_failed",)
+
+    def __init__(self, call: Call, provider: Reader) -> None:
+        super().__init__(call, provider)
+        #: The last attempt died without an answer, and whether it may have been billed is not known.
+        self.has_failed = False
+
+    def start(self) -> None:
+        """An attempt is about to be sent."""
+        self.has_failed = False
+        self.call.attempts += 1
+        self.call.is_sent = True
+
+    def died(self, error: BaseException) -> None:
+        """It has raised."""
+        self.has_failed = not never_sent(error)
+
+    def follows_a_dead_one(self) -> bool:
+        """Whether the next attempt is a retry of one that died without an answer, which is counted here."""
+        call = self.call
+        if not call.attempts:
+            return False
+        call.dead_attempts += self.has_failed
+        # Not before the dead are counted: who is interrupted here is charged too much, not too little.
+        call.retried_attempts = call.attempts
+        return self.has_failed
+
+
 class Patches:
     """The patched classes of one SDK, and whether calls through them are metered now."""
 

@@ -26,7 +26,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from farebox import _imports, _pending, signals
 from farebox._bodies import parsed
 from farebox._call import Call
-from farebox._patches import CLIENT_MARK, Link, Patches, failed, incompatible, is_named, never_sent
+from farebox._patches import CLIENT_MARK, CountingLink, Patches, failed, incompatible, is_named, never_sent
 from farebox._seam_google_files import METHODS, FileProvider, Files
 from farebox._seam_interactions import MODULE as STACK
 from farebox._seam_interactions import Interactions, stacks
@@ -63,19 +63,24 @@ class PathProvider(Provider, Protocol):
         """The path to send `call` to."""
 
 
-class GoogleLink(Link):
+class GoogleLink(CountingLink):
     """Of a request through Google's SDK."""
 
-    __slots__ = ("has_failed", "has_session")
+    __slots__ = ("has_session",)
 
     status_error: ClassVar[str] = "APIError"
 
     def __init__(self, call: Call, provider: Reader) -> None:
         super().__init__(call, provider)
-        #: The last attempt ended in an error, and whether it may have been billed is not known.
-        self.has_failed = False
         #: This attempt has asked for a session of aiohttp's: the next time it does, it tries again.
         self.has_session = False
+
+    def start(self) -> None:
+        self.has_session = False
+        super().start()
+
+    def died(self, error: BaseException) -> None:
+        self.has_failed = not (is_named(error, self.status_error) or never_sent(error))
 
 
 class GoogleSeam(Patches):
@@ -364,13 +369,13 @@ def _count_attempt(original: Any) -> Any:
         link: GoogleLink | None = http_request.__dict__.get(_LINK)
         if link is None:
             return original(client, http_request, *args, **kwargs)
-        if _is_retry_of_a_dead_one(link):
+        if link.follows_a_dead_one():
             signals.pre_retry.publish(link.call)
-        _start(link)
+        link.start()
         try:
             return original(client, http_request, *args, **kwargs)
         except BaseException as error:
-            _end_attempt(link, error)
+            link.died(error)
             raise
 
     return _request_once
@@ -381,16 +386,16 @@ def _count_async_attempt(original: Any) -> Any:
         link: GoogleLink | None = http_request.__dict__.get(_LINK)
         if link is None:
             return await original(client, http_request, *args, **kwargs)
-        if _is_retry_of_a_dead_one(link):
+        if link.follows_a_dead_one():
             waiting = signals.pre_retry.publish_async(link.call)
             if waiting is not None:
                 await waiting
-        _start(link)
+        link.start()
         token = _sending.set(link)
         try:
             return await original(client, http_request, *args, **kwargs)
         except BaseException as error:
-            _end_attempt(link, error)
+            link.died(error)
             raise
         finally:
             _sending.reset(token)
@@ -408,7 +413,7 @@ def _count_hidden_attempt(original: Any) -> Any:
         if link is not None:
             if link.has_session:
                 link.has_failed = not never_sent(sys.exc_info()[1])
-                if _is_retry_of_a_dead_one(link):
+                if link.follows_a_dead_one():
                     waiting = signals.pre_retry.publish_async(link.call)
                     if waiting is not None:
                         await waiting
@@ -417,27 +422,6 @@ def _count_hidden_attempt(original: Any) -> Any:
         return await original(client, *args, **kwargs)
 
     return _get_aiohttp_session
-
-
-def _start(link: GoogleLink) -> None:
-    link.has_failed = link.has_session = False
-    link.call.attempts += 1
-    link.call.is_sent = True
-
-
-def _end_attempt(link: GoogleLink, error: BaseException) -> None:
-    link.has_failed = not (is_named(error, link.status_error) or never_sent(error))
-
-
-def _is_retry_of_a_dead_one(link: GoogleLink) -> bool:
-    """The SDK is about to send once more: whether the attempt before it died without an answer, and is to be counted."""
-    call = link.call
-    if not call.attempts:
-        return False
-    call.dead_attempts += link.has_failed
-    # Not before the dead are counted: who is interrupted here is charged too much, not too little.
-    call.retried_attempts = call.attempts
-    return link.has_failed
 
 
 # ── checking the seams ───────────────────────────────────────────────────────────────────────────────────────────

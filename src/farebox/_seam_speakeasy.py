@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from farebox import _pending, signals
 from farebox._bodies import parsed
 from farebox._call import Call
-from farebox._patches import CLIENT_MARK, Link, Patches, failed, never_sent
+from farebox._patches import CLIENT_MARK, CountingLink, Patches, failed
 from farebox._streams import end_call, leave_pending, read_answer, read_events, watch_response
 from farebox.providers import Reader, with_files
 from farebox.providers._unmetered import READER, unmetered_call
@@ -27,40 +27,24 @@ from farebox.providers._unmetered import READER, unmetered_call
 _TAKEN: Final = {"hook_ctx", "request", "stream", "retry_config"}
 
 
-class StackLink(Link):
+class StackLink(CountingLink):
     """Of a request through such a base class."""
 
-    __slots__ = ("body", "has_failed", "is_refused")
+    __slots__ = ("body", "is_refused")
 
     def __init__(self, call: Call, provider: Reader, body: dict[str, Any]) -> None:
         super().__init__(call, provider)
         self.body = body
-        #: The last attempt died without an answer; or was answered with an error status.
-        self.has_failed = self.is_refused = False
+        #: The last attempt was answered with an error status.
+        self.is_refused = False
 
     def start(self) -> None:
-        """An attempt is about to be sent."""
-        self.has_failed = self.is_refused = False
-        self.call.attempts += 1
-        self.call.is_sent = True
-
-    def died(self, error: BaseException) -> None:
-        """It has raised."""
-        self.has_failed = not never_sent(error)
+        self.is_refused = False
+        super().start()
 
     def came(self, response: Any) -> None:
-        """It was answered."""
+        """The attempt was answered."""
         self.is_refused = response.status_code >= 400
-
-    def follows_a_dead_one(self) -> bool:
-        """Whether the next attempt is a retry of one that died without an answer, which is counted here."""
-        call = self.call
-        if not call.attempts:
-            return False
-        call.dead_attempts += self.has_failed
-        # Not before the dead are counted: who is interrupted here is charged too much, not too little.
-        call.retried_attempts = call.attempts
-        return self.has_failed
 
 
 def sends(cls: Any, method: str) -> bool:
