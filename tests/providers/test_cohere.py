@@ -78,6 +78,7 @@ def test_documents_are_held_for_the_searches_that_they_may_be(
         {"input_tokens": "5", "output_tokens": 5},
         {"input_tokens": True, "output_tokens": 5},
         {"input_tokens": -1.0, "output_tokens": 5},
+        {"input_tokens": 0, "output_tokens": 0},
         {"input_tokens": float("nan"), "output_tokens": 5},
         {"input_tokens": float("inf"), "output_tokens": 5},
         "many",
@@ -88,6 +89,12 @@ def test_odd_billed_units_are_not_believed(billed: Any) -> None:
     PROVIDER.read_answer(call, {"id": "1", "finish_reason": "COMPLETE", "usage": {"billed_units": billed}})
     assert call.usage is None
     assert call.doubt
+
+
+def test_searches_that_are_billed_as_none_are_not_believed() -> None:
+    call = read("/v2/rerank", documents=["a", "b"], query="why")
+    PROVIDER.read_answer(call, {"id": "1", "results": [], "meta": {"billed_units": {"search_units": 0}}})
+    assert (call.usage, call.doubt) == (None, "billed_units.search_units is 0")
 
 
 def test_billed_units_are_rounded_up_and_are_not_the_tokens_that_were_read() -> None:

@@ -254,28 +254,31 @@ def _read_answer(call: Call, found: Mapping[str, Any]) -> None:
     billed = fields(usage.get("billed_units") or meta.get("billed_units"))
     try:
         if call.endpoint in _RERANK:
-            call.usage = Usage(search_units=_count(billed, "search_units"))
+            call.usage = Usage(search_units=_count(billed, "search_units", at_least=1))
         elif call.endpoint in _EMBED:
-            call.usage = Usage(uncached_input_tokens=_count(billed, "input_tokens"))
+            call.usage = Usage(uncached_input_tokens=_count(billed, "input_tokens", at_least=1))
         else:
             call.usage = Usage(
-                uncached_input_tokens=_count(billed, "input_tokens"),
+                uncached_input_tokens=_count(billed, "input_tokens", at_least=1),
                 visible_output_tokens=_count(billed, "output_tokens"),
             )
     except UnreadableUsage as reason:
         call.doubt = str(reason)
 
 
-def _count(billed: Mapping[str, Any], name: str) -> int:
-    """A count of billed units, which come as floats; rounded up.
+def _count(billed: Mapping[str, Any], name: str, at_least: int = 0) -> int:
+    """A count of billed units, which come as floats; rounded up.  What was answered has read something: `at_least`.
 
     Raises:
-        UnreadableUsage: it is absent, or no count.
+        UnreadableUsage: it is absent, no count, or too low.
     """
     value = billed.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= MOST_TOKENS:
         raise UnreadableUsage(f"billed_units.{name} is {type(value).__name__}")
-    return int(-(-value // 1))
+    rounded = int(-(-value // 1))
+    if rounded < at_least:
+        raise UnreadableUsage(f"billed_units.{name} is {rounded}")
+    return rounded
 
 
 class _EventReader:
