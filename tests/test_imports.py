@@ -25,9 +25,13 @@ Write = Callable[..., str]
 
 @pytest.fixture(autouse=True)
 def no_trace() -> Iterator[None]:
-    before = list(sys.meta_path)
+    """Nobody waits yet, whatever tests of other files wait for; and they wait on afterwards."""
+    before, waiting = list(sys.meta_path), dict(_imports._waiting)
+    sys.meta_path[:] = [finder for finder in before if not isinstance(finder, _imports._Finder)]
+    _imports._waiting.clear()
     yield
     _imports._waiting.clear()
+    _imports._waiting.update(waiting)
     sys.meta_path[:] = before
 
 
