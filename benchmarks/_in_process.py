@@ -184,7 +184,7 @@ def client(cls: Any) -> Any:
     return cls(api_key="none", http_client=kind(transport=transport(sdk, http)))
 
 
-_SEAMS: Final = ("request", "_build_request", "_sleep_for_retry")
+_SEAMS: Final = ("request", "_build_request", "_sleep_for_retry", "_prepare_url")
 
 
 def _bare(cls: Any) -> Any:

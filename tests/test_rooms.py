@@ -86,10 +86,11 @@ ROOMS = {
     "_streams": Room(
         "an SDK's plumbing; budgets are behind the bus", rooms("errors _call signals providers _bodies _kept _pending")
     ),
+    "_addresses": Room("where requests go; knows the SDK's client and nothing of ours"),
     "_patches": Room("what the seams share", rooms("errors _call signals providers _streams")),
     "_sessions": Room("as above", rooms("_call signals providers _bodies _streams _patches")),
     "_sockets": Room("as above", rooms("_call signals providers _imports _streams _patches _sessions")),
-    "_seam": Room("as above", rooms("_call signals providers _bodies _pending _streams _patches _sockets")),
+    "_seam": Room("as above", rooms("_call signals providers _addresses _bodies _pending _streams _patches _sockets")),
     "_seam_google_files": Room("as above", rooms("_call providers _pending _streams _patches")),
     "_seam_speakeasy": Room("as above", rooms("_call signals providers _bodies _pending _streams _patches")),
     "_seam_interactions": Room("as above", rooms("_patches _seam_speakeasy")),

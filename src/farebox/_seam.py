@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from farebox import _pending, signals
+from farebox._addresses import addresses, keep, remember_urls
 from farebox._bodies import copied, is_plain, parsed, read_body, with_note
 from farebox._call import Call
 from farebox._patches import CLIENT_MARK, Link, Patches, failed, incompatible, never_sent, without_usage_chunk
@@ -26,9 +27,6 @@ from farebox.providers import Provider, Reader, with_files, without_iterators
 from farebox.providers._compatible import Compatible, server_at
 from farebox.providers._unmetered import READER, unmetered_call
 
-_ADDRESS_MARK: Final = "_farebox_address"
-_MOST_ADDRESSES: Final = 64
-_NOWHERE: Final[tuple[Any, dict[str, tuple[str, str, Any]]]] = (None, {})
 #: As SDKs read a file of lines.
 _LINES_BYTES: Final = 64
 
@@ -101,6 +99,7 @@ class Seam(Patches):
             self._patch(base, "request", wrap)
             self._patch(_owner(base, "_build_request"), "_build_request", _count_attempts)
             self._patch(base, "_sleep_for_retry", _ask_before_retry)
+            self._patch(_owner(base, "_prepare_url"), "_prepare_url", remember_urls)
         self._sockets.install()
 
     def uninstall(self) -> None:
@@ -242,8 +241,7 @@ class Seam(Patches):
             if body is None:
                 return self.begin_unread(client, options, None, kwargs)
         try:
-            base, known = client.__dict__.get(_ADDRESS_MARK) or _NOWHERE
-            found = known.get(given["url"]) if base is client._base_url else None
+            found = addresses(client).read.get(given["url"])
             path, server_address, reader = found or self.address(client, given["url"])
             if is_whole and read_plain is not None:
                 call = read_plain(path, body, server_address)
@@ -295,12 +293,7 @@ class Seam(Patches):
 
     def address(self, client: Any, url: str) -> tuple[str, str, Provider | Compatible]:
         """The path that a request goes to, however it is spelt, the host, and who reads what it answers; kept with the client."""
-        base: Any
-        known: dict[str, tuple[str, str, Provider | Compatible]]
-        base, known = client.__dict__.get(_ADDRESS_MARK) or (None, {})
-        if base is not client._base_url:
-            known = {}
-            client.__dict__[_ADDRESS_MARK] = (client._base_url, known)
+        known = addresses(client).read
         found = known.get(url)
         if found is None:
             prepared = client._prepare_url(url)
@@ -308,8 +301,7 @@ class Seam(Patches):
             is_own = getattr(self.provider, "is_own", None)
             reader = self.provider if is_own is None or is_own(host) else server_at(self.provider, host, prepared.port)
             found = path, host, reader
-            if len(known) < _MOST_ADDRESSES:
-                known[url] = found
+            keep(known, url, found)
         return found
 
     def begin_note(
@@ -474,6 +466,9 @@ def _check(module: Any, base: Any) -> None:
         function = getattr(base, name, None)
         if function is None or "options" not in inspect.signature(function).parameters:
             raise incompatible(module, f"{base.__name__} has no `{name}` that takes options")
+    prepare_url = getattr(base, "_prepare_url", None)
+    if prepare_url is None or list(inspect.signature(prepare_url).parameters) != ["self", "url"]:
+        raise incompatible(module, f"{base.__name__} has no `_prepare_url` that takes a url")
     options: Any = getattr(sys.modules[base.__module__], "FinalRequestOptions", None)
     known = getattr(options, "model_fields", {})
     for name in ("method", "url", "json_data", "extra_json", "post_parser", "timeout"):

@@ -70,7 +70,7 @@ def as_it_was() -> Iterator[None]:
         (base, name, vars(base)[name])
         for cls in (openai.OpenAI, openai.AsyncOpenAI, anthropic.Anthropic, anthropic.AsyncAnthropic)
         for base in cls.__mro__
-        for name in ("request", "_build_request", "_sleep_for_retry")
+        for name in ("request", "_build_request", "_sleep_for_retry", "_prepare_url")
         if name in vars(base)
     ]
     yield

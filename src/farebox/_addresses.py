@@ -1,0 +1,73 @@
+"""Where the requests of a client go, worked out once: for farebox, which has to know, and for the SDK, which would each time.
+
+An SDK merges the path of each request with the address of its client, and parses both anew: as long as all of farebox takes
+before a call.  The same two give the same address, which nobody can change (httpx 0.28.1 `_urls.py`: a URL has no setter;
+read 2026-11-30), so that the SDK gets the one it made before.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+_MARK: Final = "_farebox_addresses"
+#: Paths that are kept of a client: some have the id of an answer in them, and are asked for once.
+_MOST_PATHS: Final = 64
+
+
+class Addresses:
+    """What is known of a client at one address.
+
+    Attributes:
+        base_url: The address, the very object: it is never changed, only replaced.
+        is_stored: Whether the client keeps it, and does not work it out each time it is asked.
+        read: Path, host and reader of what is asked for, by what the SDK is asked for; whoever reads requests fills it.
+        urls: What the SDK makes of it.
+    """
+
+    __slots__ = ("base_url", "is_stored", "read", "urls")
+
+    def __init__(self, base_url: Any, is_stored: bool) -> None:
+        self.base_url = base_url
+        self.is_stored = is_stored
+        self.read: dict[str, tuple[str, str, Any]] = {}
+        self.urls: dict[str, Any] = {}
+
+
+def addresses(client: Any) -> Addresses:
+    """What is known of the addresses of `client`, which is nothing once it has another."""
+    fields = client.__dict__
+    known: Addresses | None = fields.get(_MARK)
+    if known is None or known.base_url is not (fields["_base_url"] if known.is_stored else client.base_url):
+        known = fields[_MARK] = Addresses(client.base_url, _is_stored(type(client)))
+    return known
+
+
+def _is_stored(kind: type) -> bool:
+    """Whether clients of this class keep their address in `_base_url`, as the classes of an SDK do.
+
+    One of the program's own may work it out, and so does the client behind the functions of `openai` itself, whose
+    `openai.base_url` anybody can set (openai 3.57.0 `__init__.py` line 285, read 2026-11-30).
+    """
+    sdk = next(cls for cls in reversed(kind.__mro__) if "_prepare_url" in vars(cls)).__module__.partition(".")[0]
+    return next(cls for cls in kind.__mro__ if "base_url" in vars(cls)).__module__.startswith(f"{sdk}.")
+
+
+def keep(known: dict[str, Any], path: str, what: Any) -> None:
+    """Remember what a path stands for, and forget them all where a program has asked for too many."""
+    if len(known) >= _MOST_PATHS:
+        known.clear()
+    known[path] = what
+
+
+def remember_urls(original: Any) -> Any:
+    """Wrap `_prepare_url` of an SDK's base client."""
+
+    def _prepare_url(client: Any, url: str) -> Any:
+        urls = addresses(client).urls
+        found = urls.get(url)
+        if found is None:
+            found = original(client, url)
+            keep(urls, url, found)
+        return found
+
+    return _prepare_url
