@@ -86,28 +86,12 @@ ROOMS = {
     "_streams": Room(
         "an SDK's plumbing; budgets are behind the bus", rooms("errors _call signals providers _bodies _kept _pending")
     ),
-    "_addresses": Room("where requests go; knows the SDK's client and nothing of ours"),
-    "_patches": Room("what the seams share", rooms("errors _call signals providers _streams")),
-    "_sessions": Room("as above", rooms("_call signals providers _bodies _streams _patches")),
-    "_sockets": Room("as above", rooms("_call signals providers _imports _streams _patches _sessions")),
-    "_seam": Room("as above", rooms("_call signals providers _addresses _bodies _pending _streams _patches _sockets")),
-    "_seam_google_files": Room("as above", rooms("_call providers _pending _streams _patches")),
-    "_seam_speakeasy": Room("as above", rooms("_call signals providers _bodies _pending _streams _patches")),
-    "_seam_interactions": Room("as above", rooms("_patches _seam_speakeasy")),
-    "_seam_mistral": Room("as above", rooms("_call signals providers _streams _patches _seam_speakeasy")),
-    "_seam_cohere": Room("as above", rooms("_call signals providers _streams _patches _seam_speakeasy")),
-    "_seam_live": Room("as above", rooms("signals providers _streams _patches _sessions")),
-    "_seam_google": Room(
-        "as above",
-        rooms(
-            "_call signals providers _bodies _pending _streams _patches _imports"
-            " _seam_google_files _seam_interactions _seam_live"
-        ),
+    "seams": Room(
+        "the plumbing of each build of SDK", rooms("errors _call signals providers _bodies _imports _pending _streams")
     ),
     "_instrument": Room(
         "as above, and the scope that one client brings along",
-        rooms("errors _call signals providers _patches _threads _imports _frames _scope"),
-        later=rooms("_seam _seam_google _seam_mistral _seam_cohere"),
+        rooms("errors _call signals providers seams _threads _imports _frames _scope"),
     ),
     "_buckets": Room("what times are called in a zone", rooms("ledgers _windows")),
     "_asked": Room("which calls are meant; asks nobody", RECORDS | rooms("ledgers _buckets _tally")),
@@ -149,7 +133,7 @@ ROOMS = {
 }  # fmt: skip
 
 #: Packages whose modules are alternatives.  One imports the package (the contract) and `_private` helpers, never another.
-ALTERNATIVES = rooms("providers ledgers telemetry integrations")
+ALTERNATIVES = rooms("providers ledgers seams telemetry integrations")
 
 #: What may be imported at the top of any module.  genai_prices is not here: it is slow, so it is imported when first used.
 ALWAYS_INSTALLED = rooms("attrs blinker")

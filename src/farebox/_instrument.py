@@ -5,28 +5,20 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterable, Mapping
-from importlib import import_module
 from types import TracebackType
-from typing import Any, Final, Never, TypeVar, overload
+from typing import Any, Never, TypeVar, overload
 
 from farebox import _imports, _threads, signals
 from farebox._frames import Frame
-from farebox._patches import CLIENT_MARK, Patches
 from farebox._scope import budget, track
 from farebox.providers import find_provider, provider_names
+from farebox.seams import CLIENT_MARK, Patches, seam_of
 
 C = TypeVar("C")
 
 _seams: dict[str, Patches] = {}
 _lock = threading.RLock()
 _handles: list[Instrumentation] = []
-#: The seams by the kind of SDK that a provider names.
-_KINDS: Final = {
-    "stainless": "farebox._seam:Seam",
-    "google": "farebox._seam_google:GoogleSeam",
-    "mistral": "farebox._seam_mistral:MistralSeam",
-    "cohere": "farebox._seam_cohere:CohereSeam",
-}
 
 
 class Instrumentation:
@@ -171,12 +163,7 @@ def _seam(name: str) -> Patches:
     if name not in _seams:
         if name not in provider_names():
             raise ValueError(f"only={name!r} is no provider; choose from {', '.join(map(repr, provider_names()))}")
-        provider = find_provider(name)
-        kind = getattr(provider, "seam", "stainless")
-        if kind not in _KINDS:
-            raise ValueError(f"provider {name!r} has seam={kind!r}; choose from {', '.join(map(repr, _KINDS))}")
-        module, _, cls = _KINDS[kind].partition(":")
-        _seams[name] = getattr(import_module(module), cls)(provider)
+        _seams[name] = seam_of(find_provider(name))
     return _seams[name]
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import farebox
-from farebox import _addresses
+from farebox.seams import _addresses
 from farebox.testing import FakeProvider
 from tests.acceptance.rides import ANTHROPIC, HTTPX, OPENAI, Ride, only_record
 

@@ -706,6 +706,6 @@ def test_the_bound_of_a_text_is_what_hand_arithmetic_gives(provider: Any) -> Non
 def test_an_sdk_whose_interactions_would_not_be_seen_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """As before its version 3: they went by a client of their own."""
     farebox.uninstrument()
-    monkeypatch.setattr("farebox._seam_google.STACK", "google.genai._gone.basesdk")
+    monkeypatch.setattr("farebox.seams.google.STACK", "google.genai._gone.basesdk")
     with pytest.raises(farebox.errors.IncompatibleSDK, match=r"google\.genai .* is not as farebox knows it"):
         farebox.instrument(only=["google"])

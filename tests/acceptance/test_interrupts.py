@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 import farebox
-from farebox import _config, _enforce, _kept, _patches, _seam, _streams, budget, report, signals
+from farebox import _config, _enforce, _kept, _streams, budget, report, signals
 from farebox.ledgers import _book, memory
+from farebox.seams import _patches, stainless
 from tests.acceptance.rides import OPENAI, bound_of, farebox_usd
 
 pytestmark = [
@@ -131,7 +132,7 @@ _NOT_CUT = ("__del__", "<genexpr>", "_try_to_catch_up")
 _NOT_CUT_BEFORE = ("with ", "self.open.pop(")
 
 FILES = {
-    inspect.getsourcefile(module) for module in (_enforce, _kept, _patches, _seam, _streams, signals, _book, memory)
+    inspect.getsourcefile(module) for module in (_enforce, _kept, _patches, stainless, _streams, signals, _book, memory)
 }
 
 

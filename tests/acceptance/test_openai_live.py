@@ -11,7 +11,8 @@ import openai
 import pytest
 
 import farebox
-from farebox import BudgetExceeded, _sessions, budget, report, track
+from farebox import BudgetExceeded, budget, report, track
+from farebox.seams import _sessions
 from tests.acceptance.rides import nothing_is_left, only_record
 
 pytest.importorskip("openai._websocket_connection", reason="this openai has no websockets that can be read")

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import farebox
-from farebox import BudgetExceeded, _sessions, budget, report, signals, track
+from farebox import BudgetExceeded, budget, report, signals, track
+from farebox.seams import _sessions
 from tests.acceptance.rides import attempt, nothing_is_left, only_record
 
 pytest.importorskip("openai._websocket_connection", reason="this openai has no websockets that can be read")

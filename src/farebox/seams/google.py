@@ -26,14 +26,14 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from farebox import _imports, _pending, signals
 from farebox._bodies import parsed
 from farebox._call import Call
-from farebox._patches import CLIENT_MARK, CountingLink, Patches, failed, incompatible, is_named, never_sent
-from farebox._seam_google_files import METHODS, FileProvider, Files
-from farebox._seam_interactions import MODULE as STACK
-from farebox._seam_interactions import Interactions, stacks
-from farebox._seam_live import Sessions, sessions
 from farebox._streams import Guard, Watch, end_call, leave_pending, read_answer
 from farebox.providers import Provider, Reader
 from farebox.providers._unmetered import READER, unmetered_call
+from farebox.seams._google_files import METHODS, FileProvider, Files
+from farebox.seams._google_interactions import MODULE as STACK
+from farebox.seams._google_interactions import Interactions, stacks
+from farebox.seams._google_live import Sessions, sessions
+from farebox.seams._patches import CLIENT_MARK, CountingLink, Patches, failed, incompatible, is_named, never_sent
 
 _API: Final = "google.genai._api_client"
 #: On an `HttpRequest`: the link of its call.

@@ -13,14 +13,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from farebox import _imports, _sessions, signals
+from farebox import _imports, signals
 from farebox._call import Call
-from farebox._patches import CLIENT_MARK, Patches
-from farebox._sessions import MARK, Session
 from farebox._streams import end_call
 from farebox.providers._compatible import server_at
 from farebox.providers._dialogues import Dialogue, Opened
 from farebox.providers._unmetered import unmetered_call
+from farebox.seams import _sessions
+from farebox.seams._patches import CLIENT_MARK, Patches
+from farebox.seams._sessions import MARK, Session
 
 _MANAGER: Final = "ConnectionManager"
 

@@ -18,10 +18,10 @@ from urllib.parse import unquote
 from farebox import _pending, signals
 from farebox._bodies import parsed
 from farebox._call import Call
-from farebox._patches import CLIENT_MARK, CountingLink, Patches, failed
 from farebox._streams import end_call, leave_pending, read_answer, read_events, watch_response
 from farebox.providers import Reader, with_files
 from farebox.providers._unmetered import READER, unmetered_call
+from farebox.seams._patches import CLIENT_MARK, CountingLink, Patches, failed
 
 #: What both methods are called with, by name.
 _TAKEN: Final = {"hook_ctx", "request", "stream", "retry_config"}

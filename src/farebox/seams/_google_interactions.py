@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from farebox._patches import Patches, incompatible
-from farebox._seam_speakeasy import Stack, sends
+from farebox.seams._patches import Patches, incompatible
+from farebox.seams._speakeasy import Stack, sends
 
 MODULE: Final = "google.genai._gaos.basesdk"
 #: The base classes, the method of each that sends, and the HTTP client that it sends through: as this stack calls it, and as

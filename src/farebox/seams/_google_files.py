@@ -15,10 +15,10 @@ from typing import Any, Final, Protocol
 
 from farebox import _pending
 from farebox._call import Call
-from farebox._patches import CLIENT_MARK, Patches
 from farebox._streams import end_call, read_answer
 from farebox.providers import Provider, Upload
 from farebox.providers._batches import MOST_BYTES
+from farebox.seams._patches import CLIENT_MARK, Patches
 
 #: The methods of the API client.
 METHODS: Final = ("upload_file", "async_upload_file", "download_file", "async_download_file")

@@ -18,8 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 from farebox import signals
 from farebox._call import Call
-from farebox._patches import Patches, incompatible
-from farebox._seam_speakeasy import Stack, StackLink
+from farebox.seams._patches import Patches, incompatible
+from farebox.seams._speakeasy import Stack, StackLink
 
 _MODULE: Final = "cohere.core.http_client"
 _CLASSES: Final = ("HttpClient", "AsyncHttpClient")

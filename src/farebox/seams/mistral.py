@@ -1,6 +1,6 @@
 """The seam of Mistral's SDK: its clients for Mistral, Azure and Google Cloud, and the old packages of the last two.
 
-Each has a base class of its own, by which every resource of it sends (see `_seam_speakeasy`).  Streams are an `EventStream`
+Each has a base class of its own, by which every resource of it sends (see `_speakeasy`).  Streams are an `EventStream`
 over the response, whose generator is read through one of ours.  Websockets are noticed where they are opened.  (mistralai 3.7.0, `client/basesdk.py`,
 `client/utils/eventstreaming.py`; the same names in 1.12.4; read 2026-11-30.)
 """
@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from farebox import signals
 from farebox._call import Call
-from farebox._patches import CLIENT_MARK, Link, Patches, failed, incompatible
-from farebox._seam_speakeasy import Stack, sends
 from farebox._streams import end_call, watched
 from farebox.providers._unmetered import READER, unmetered_call
+from farebox.seams._patches import CLIENT_MARK, Link, Patches, failed, incompatible
+from farebox.seams._speakeasy import Stack, sends
 
 #: The packages of which each has a base class; those without `client` are of 1.x.
 _ROOTS: Final = (

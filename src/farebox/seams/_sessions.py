@@ -25,11 +25,11 @@ from typing import Any, Final
 from farebox import signals
 from farebox._bodies import parsed
 from farebox._call import Call, Outcome
-from farebox._patches import CLIENT_MARK, Link, Patches, failed, is_named
 from farebox._streams import end_call
 from farebox.providers import Reader
 from farebox.providers._dialogues import Dialogue, News
 from farebox.providers._unmetered import READER
+from farebox.seams._patches import CLIENT_MARK, Link, Patches, failed, is_named
 
 #: Attribute of a connection, or of what will open one, that holds its session.
 MARK: Final = "_farebox_session"

@@ -1,7 +1,6 @@
 """What the seams of all SDKs share: classes that are wrapped once and put back, and how a request that raised has ended.
 
-Each kind of SDK has a seam of its own, such as `_seam` for those of OpenAI and Anthropic; a provider says which one its SDK
-needs.
+Each build of SDK has a seam of its own, such as `stainless` for those of OpenAI and Anthropic.
 """
 
 from __future__ import annotations

@@ -14,13 +14,14 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from farebox import _sessions, signals
-from farebox._patches import CLIENT_MARK, Link, Patches, failed
-from farebox._sessions import MARK, Session
+from farebox import signals
 from farebox._streams import end_call
 from farebox.providers._dialogues import Opened
 from farebox.providers._reading import fields, text_of
 from farebox.providers._unmetered import READER, unmetered_call
+from farebox.seams import _sessions
+from farebox.seams._patches import CLIENT_MARK, Link, Patches, failed
+from farebox.seams._sessions import MARK, Session
 
 #: The modules and the classes whose `connect` opens a session, and what a session is called.
 _SESSIONS: Final = (

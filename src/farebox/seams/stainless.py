@@ -1,4 +1,4 @@
-"""The seam of an SDK: where its requests are read, published, rewritten, sent and their answers taken.
+"""The seam of SDKs as Stainless makes them, OpenAI's and Anthropic's: where its requests are read, published, rewritten, sent and their answers taken.
 
 It is `request` of an SDK's two base clients, wrapped once each at class level: it sees every surface exactly once, can
 rewrite the body, and what is raised there is not retried.  HTTP attempts are seen at `_build_request` and `_sleep_for_retry`
@@ -17,15 +17,15 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from farebox import _pending, signals
-from farebox._addresses import addresses, keep, remember_urls
 from farebox._bodies import copied, is_plain, parsed, read_body, with_note
 from farebox._call import Call
-from farebox._patches import CLIENT_MARK, Link, Patches, failed, incompatible, never_sent, without_usage_chunk
-from farebox._sockets import Sockets
 from farebox._streams import end_call, leave_pending, read_answer, watch_response, watch_stream
 from farebox.providers import Provider, Reader, with_files, without_iterators
 from farebox.providers._compatible import Compatible, server_at
 from farebox.providers._unmetered import READER, unmetered_call
+from farebox.seams._addresses import addresses, keep, remember_urls
+from farebox.seams._patches import CLIENT_MARK, Link, Patches, failed, incompatible, never_sent, without_usage_chunk
+from farebox.seams._sockets import Sockets
 
 #: As SDKs read a file of lines.
 _LINES_BYTES: Final = 64
@@ -70,8 +70,8 @@ def _look_for_stream(kind: type) -> bool:
     return found
 
 
-class Seam(Patches):
-    """The patched classes of an SDK as Stainless makes them."""
+class StainlessSeam(Patches):
+    """Their patched classes."""
 
     #: Types of the sentinels that stand for a parameter which was not given.
     omitted: frozenset[type] = frozenset()
