@@ -16,6 +16,8 @@ from typing import Any, Final
 import anthropic
 import openai
 
+from farebox.seams._addresses import remember_urls
+
 #: Events with text in each stream, besides those that open and close it.
 CHUNKS: Final = int(os.environ.get("FAREBOX_BENCH_CHUNKS", "50"))
 #: Events that come in one read of the network.
@@ -187,9 +189,10 @@ def client(cls: Any) -> Any:
 _SEAMS: Final = ("request", "_build_request", "_sleep_for_retry", "_prepare_url")
 
 
-def _bare(cls: Any) -> Any:
+def _bare(cls: Any, **others: Callable[[Any], Any]) -> Any:
     kept = {name: getattr(cls, name) for name in _SEAMS}
     assert not any(hasattr(function, "__wrapped__") for function in kept.values()), "farebox has wrapped it already"
+    kept.update({name: wrap(kept[name]) for name, wrap in others.items()})
     return type(cls.__name__, (cls,), {**kept, "__module__": cls.__module__})
 
 
@@ -201,6 +204,8 @@ CLASSES: Final[dict[tuple[str, bool], Any]] = {
     ("anthropic", True): anthropic.AsyncAnthropic,
 }
 BARE_CLASSES: Final = {key: _bare(cls) for key, cls in CLASSES.items()}
+#: As bare, but for the one thing that farebox takes off the SDK's hands: their difference is what that is worth.
+REMEMBERING_CLASSES: Final = {key: _bare(cls, _prepare_url=remember_urls) for key, cls in CLASSES.items()}
 
 
 def caller(sdk_client: Any, *, stream: bool, request: dict[str, Any]) -> Callable[[], Any]:

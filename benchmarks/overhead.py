@@ -38,6 +38,7 @@ from _in_process import (
     CHUNKS,
     CLASSES,
     OPENAI_REQUEST,
+    REMEMBERING_CLASSES,
     caller,
     client,
     http_library,
@@ -182,6 +183,11 @@ def guarded_rows(pairs: int) -> Iterator[Added]:
         yield row("call, track", budgets=0)
         yield row("call, track + 1 budget", budgets=1)
         yield row("call, track + 4 budgets", budgets=4)
+        if not is_async:
+            remembering = client(REMEMBERING_CLASSES[sdk, is_async])
+            yield row(
+                "call, track + 1 budget, if the SDK remembered addresses too", budgets=1, pair=(remembering, guarded)
+            )
         if sdk == "openai":
             undeclared = {key: value for key, value in asked.items() if key != "max_completion_tokens"}
             yield row("call, track + 1 budget, cap granted", budgets=1, request=undeclared)
