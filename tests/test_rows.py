@@ -268,3 +268,21 @@ def test_a_correction_is_put_where_the_call_belongs_and_is_no_call() -> None:
     assert place(record) == place(call)._replace(outcome="corrected")
     assert amount(record) == Amount(usd_nanos=-400, output_tokens=-7)
     assert FORM.load(FORM.dump(record)) == record
+
+
+def test_a_call_says_how_it_stands_before_anybody_has_filled_it_in() -> None:
+    call = Call("openai", "chat", "/chat/completions", "gpt-5-mini")
+    record = CallRecord.of(call)
+    assert (record.cost_source, record.tags, record.usd, record.usage, record.outcome) == (
+        "list",
+        {},
+        None,
+        None,
+        "open",
+    )
+    assert (call.bound_usd_nanos, call.timeouts, call.cost_usd_nanos, call.cache_write) == (0, (), None, "known")
+    call.bound_usd_nanos += 7
+    assert call.bound_usd_nanos == 7
+    assert Call("openai", "chat", "/chat/completions", "gpt-5-mini").bound_usd_nanos == 0
+    with pytest.raises(AttributeError, match="nobody_says_this"):
+        call.nobody_says_this  # noqa: B018

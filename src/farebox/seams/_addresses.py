@@ -18,17 +18,18 @@ class Addresses:
     """What is known of a client at one address.
 
     Attributes:
-        base_url: The address, the very object: it is never changed, only replaced.
-        is_stored: Whether the client keeps it, and does not work it out each time it is asked.
+        stored_url: The address in `_base_url` of the client, the very object, as it is never changed and only replaced;
+            None where the client does not keep it there, but works it out each time it is asked.
+        base_url: The address.
         read: Path, host and reader of what is asked for, by what the SDK is asked for; whoever reads requests fills it.
         urls: What the SDK makes of it.
     """
 
-    __slots__ = ("base_url", "is_stored", "read", "urls")
+    __slots__ = ("base_url", "read", "stored_url", "urls")
 
-    def __init__(self, base_url: Any, is_stored: bool) -> None:
+    def __init__(self, base_url: Any, stored_url: Any) -> None:
         self.base_url = base_url
-        self.is_stored = is_stored
+        self.stored_url = stored_url
         self.read: dict[str, tuple[str, str, Any]] = {}
         self.urls: dict[str, Any] = {}
 
@@ -37,19 +38,23 @@ def addresses(client: Any) -> Addresses:
     """What is known of the addresses of `client`, which is nothing once it has another."""
     fields = client.__dict__
     known: Addresses | None = fields.get(_MARK)
-    if known is None or known.base_url is not (fields["_base_url"] if known.is_stored else client.base_url):
-        known = fields[_MARK] = Addresses(client.base_url, _is_stored(type(client)))
+    if known is None or known.stored_url is not fields["_base_url"]:
+        base_url = client.base_url
+        if known is None or known.stored_url is not None or known.base_url is not base_url:
+            known = fields[_MARK] = Addresses(base_url, base_url if _is_stored(type(client)) else None)
     return known
 
 
 def _is_stored(kind: type) -> bool:
-    """Whether clients of this class keep their address in `_base_url`, as the classes of an SDK do.
+    """Whether clients of this class keep their address in `_base_url`, as those of an SDK do.
 
     One of the program's own may work it out, and so does the client behind the functions of `openai` itself, whose
     `openai.base_url` anybody can set (openai 3.57.0 `__init__.py` line 285, read 2026-11-30).
     """
     sdk = next(cls for cls in reversed(kind.__mro__) if "_prepare_url" in vars(cls)).__module__.partition(".")[0]
-    return next(cls for cls in kind.__mro__ if "base_url" in vars(cls)).__module__.startswith(f"{sdk}.")
+    base_url = next(vars(cls)["base_url"] for cls in kind.__mro__ if "base_url" in vars(cls))
+    # Not the module of the class: an SDK gives it the name that users know.
+    return isinstance(base_url, property) and base_url.fget.__module__.startswith(f"{sdk}.")
 
 
 def keep(known: dict[str, Any], path: str, what: Any) -> None:

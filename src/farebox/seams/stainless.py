@@ -232,7 +232,7 @@ class StainlessSeam(Patches):
             return None
         given = options.__dict__
         previous = given["post_parser"]
-        if type(previous) is ParserLink or given["method"].lower() != "post":
+        if type(previous) is ParserLink or (given["method"] != "post" and given["method"].lower() != "post"):
             return None  # it counts already, should ours have been wrapped over and put on top again; or it is free
         body, call, read_plain = given["json_data"], None, self.read_plain
         is_whole = type(body) is dict and not given["extra_json"]
