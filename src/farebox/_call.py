@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import attrs
 
@@ -312,9 +312,11 @@ class Call(_Said):
         self.tier = ""
         self.english_bytes = 0
 
-    def __getattr__(self, name: str) -> Any:
-        """How an empty slot starts."""
-        return getattr(_Said, name)
+    if not TYPE_CHECKING:  # to whom a name that nobody knows stays an error
+
+        def __getattr__(self, name: str) -> Any:
+            """How an empty slot starts."""
+            return getattr(_Said, name)
 
     def __repr__(self) -> str:
         return f"<call {self.number}: {self.provider_name} {self.model}, {self.outcome}>"
