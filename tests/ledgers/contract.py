@@ -77,6 +77,7 @@ def tell(ledger: Ledger, trip: Account, story: str) -> None:
     steps: dict[str, Callable[..., Any]] = {
         "reserve": lambda hold, usd: ledger.reserve(ord(hold), [trip], fixed(int(usd))),
         "force": lambda hold, usd: ledger.reserve(ord(hold), [trip], fixed(int(usd)), forced=[trip]),
+        "cross": lambda hold, usd: ledger.reserve(ord(hold), [trip], fixed(int(usd)), crossing=[trip]),
         "extend": lambda hold, usd: ledger.extend(ord(hold), int(usd), 0),
         "push": lambda hold, usd: ledger.extend(ord(hold), int(usd), 0, forced=[trip]),
         "settle": lambda hold, usd: ledger.settle(ord(hold), int(usd), 0),
@@ -379,6 +380,81 @@ class LedgerContract:
         soft, hard = account("soft", limit_usd_nanos=10), account("hard", limit_usd_nanos=116)
         answer = ledger.reserve(1, [soft, hard], output(10, 10, 500, 500), forced=[soft])
         assert answer == Grant(100, 116, 0, 1)
+
+    # Crossing
+
+    def test_one_at_a_time_crosses_a_limit_until_it_is_spent(self, ledger: Ledger) -> None:
+        story = """
+            reserve a 60 | granted   |   0  60   0 of 100
+            cross b 50   | granted   |   0 110  10 of 100
+            cross c 30   | contended |   0 110  10 of 100
+            release b    | yes       |   0  60   0 of 100
+            cross c 30   | granted   |   0  90   0 of 100
+            cross d 50   | granted   |   0 140  40 of 100
+            reserve e 1  | contended |   0 140  40 of 100
+            settle d 5   | yes       |   5  90   0 of 100
+            settle a 60  | yes       |  65  30   0 of 100
+            cross f 500  | granted   |  65 530 495 of 100
+            cross g 500  | contended |  65 530 495 of 100
+            settle f 40  | yes       | 105  30  35 of 100
+            cross g 1    | exhausted | 105  30  35 of 100
+            top-up 1 50  | yes       | 105  30  35 of 150
+            cross g 20   | granted   | 105  50  40 of 150
+            kill 2 stop  | yes       | 105  50  40 of 150
+            cross h 1    | killed    | 105  50  40 of 150
+        """
+        tell(ledger, account(limit_usd_nanos=100, controls=("stop",)), story)
+
+    def test_a_limit_of_nothing_and_one_that_is_spent_exactly_are_not_crossed(self, ledger: Ledger) -> None:
+        for name, limit in (("nothing", 0), ("spent", 10)):
+            trip = account(name, limit_usd_nanos=limit)
+            ledger.adjust(name, [trip], limit, 0, 0)
+            answer = ledger.reserve(1, [trip], fixed(7), crossing=[trip])
+            assert answer == Shortfall(trip, "usd", limit, limit, 0, 7, "exhausted")
+
+    def test_who_crosses_and_dies_has_crossed(self, ledger: Ledger, now: Callable[[], float]) -> None:
+        trip = account(limit_usd_nanos=10)
+        assert kind_of(ledger.reserve(1, [trip], fixed(15), ttl_seconds=1, crossing=[trip])) == "granted"
+        assert ledger.expire(now() + LONG_AFTER) == 1
+        assert kind_of(ledger.reserve(2, [trip], fixed(15), crossing=[trip])) == "exhausted"
+        assert ledger.release(1)  # it was never sent, as it turns out
+        assert kind_of(ledger.reserve(2, [trip], fixed(15), crossing=[trip])) == "granted"
+
+    def test_no_unit_is_crossed_where_another_is_spent_or_crossed(self, ledger: Ledger) -> None:
+        trip = account(limit_usd_nanos=10, limit_tokens=100, limit_calls=3)
+        assert kind_of(ledger.reserve(1, [trip], fixed(5, 120), crossing=[trip])) == "granted"
+        assert ledger.reserve(2, [trip], fixed(7, 0), crossing=[trip]) == Shortfall(
+            trip, "tokens", 100, 0, 120, 0, "contended"
+        )
+        assert kind_of(ledger.reserve(3, [trip], fixed(2, 0), crossing=[trip])) == "contended"
+        assert ledger.settle(1, 1, 90)
+        assert kind_of(ledger.reserve(4, [trip], fixed(2, 0, 2), crossing=[trip])) == "granted"
+        assert ledger.settle(4, 2, 10, 2)
+        assert ledger.reserve(5, [trip], fixed(8, 0, 0), crossing=[trip]) == Shortfall(
+            trip, "tokens", 100, 100, 0, 0, "exhausted"
+        )
+        assert kind_of(ledger.reserve(5, [trip], fixed(7, 0, 0), crossing=[trip])) == "granted"  # it fits
+
+    def test_who_crosses_must_fit_all_other_accounts(self, ledger: Ledger) -> None:
+        soft, hard = account("soft", limit_usd_nanos=10), account("hard", limit_usd_nanos=100)
+        assert kind_of(ledger.reserve(1, [soft, hard], fixed(101), crossing=[soft])) == "oversized"
+        assert ledger.balance(soft) == ledger.balance(hard) == Balance()
+        both = account("both", limit_usd_nanos=50)
+        assert kind_of(ledger.reserve(2, [soft, both, hard], fixed(60), crossing=[soft, both])) == "granted"
+        assert (ledger.balance(soft).debt_usd_nanos, ledger.balance(both).debt_usd_nanos) == (50, 10)
+        # What waiting can't cure speaks before what it can.
+        spent = account("spent", limit_usd_nanos=0)
+        answer = ledger.reserve(3, [soft, spent], fixed(60), crossing=[soft, spent])
+        assert isinstance(answer, Shortfall)
+        assert (answer.account, answer.kind) == (spent, "exhausted")
+
+    def test_an_account_that_is_crossed_does_not_size_the_cap(self, ledger: Ledger) -> None:
+        soft, hard = account("soft", limit_usd_nanos=120), account("hard", limit_usd_nanos=416)
+        answer = ledger.reserve(1, [soft, hard], output(10, 100, 500, 500), crossing=[soft])
+        assert answer == Grant(104, 120, 0, 1)  # it fits
+        ledger.settle(1, 115, 0)
+        answer = ledger.reserve(2, [soft, hard], output(10, 100, 500, 500), crossing=[soft])
+        assert answer == Grant(285, 301, 0, 1)
 
     # Extend
 

@@ -92,9 +92,17 @@ class Model:
     def used(self, key: str) -> list[int]:
         return [s + r for s, r in zip(self.spent.get(key, [0] * 3), self.reserved(key), strict=True)]
 
-    def kind(self, keys: Any, least: Any, floor: Any, own: Any = (0, 0, 0)) -> str:
+    def kind(self, keys: Any, least: Any, floor: Any, own: Any = (0, 0, 0), crossing: Any = ()) -> str:
         kinds = ["granted"]
         for key in keys:
+            if key in crossing:
+                if self.kind((key,), least, floor) != "granted":
+                    limits, spent = self.limits(key), self.spent.get(key, [0] * 3)
+                    if any(s >= limit for s, limit in zip(spent, limits, strict=True)):
+                        return "exhausted"
+                    is_past = any(used > limit for used, limit in zip(self.used(key), limits, strict=True))
+                    kinds.append("contended" if is_past else kinds[-1])
+                continue
             for u, limit in enumerate(self.limits(key)):
                 spent, reserved = self.spent.get(key, [0] * 3)[u], self.reserved(key)[u]
                 if own[u] + least[u] > limit:
@@ -209,15 +217,19 @@ class LedgerMachine(RuleBasedStateMachine):
         accounts=some_accounts, usd=amount, tokens=amount, calls=st.integers(0, 2), data=st.data(), dies=st.booleans()
     )
     def reserve(self, accounts: Any, usd: int, tokens: int, calls: int, data: Any, dies: bool) -> None:
-        forced = tuple(a for a in accounts if data.draw(st.integers(0, 3)) == 0)
+        may = {a: data.draw(st.sampled_from(["", "", "pass", "cross"])) for a in accounts}
+        forced, crossing = (tuple(a for a in accounts if may[a] == word) for word in ("pass", "cross"))
         keys, free = tuple(a.key for a in accounts), tuple(a.key for a in accounts if a not in forced)
         need = Need(fixed_usd_nanos=usd, fixed_tokens=tokens, tokens_per_token=0, calls=calls)
         bound, ttl = (usd, tokens, calls), TTL if dies else None
-        expected = "killed" if self.model.is_killed(keys) else self.model.kind(free, bound, bound)
+        let_cross = tuple(a.key for a in crossing)
+        kind = self.model.kind(free, bound, bound, crossing=let_cross)
+        how: dict[str, Any] = {"call": CALL, "forced": forced, "ttl_seconds": ttl, "crossing": crossing}
         self.ids += 1
-        answer = self.ledger.reserve(self.ids, accounts, need, call=CALL, forced=forced, ttl_seconds=ttl)
-        self.compare(self.ids, answer, expected, keys, tuple(a.key for a in forced), bound, ttl)
-        assert self.ledger.reserve(self.ids, accounts, need, call=CALL, forced=forced, ttl_seconds=ttl) == answer
+        answer = self.ledger.reserve(self.ids, accounts, need, **how)
+        let = tuple(a.key for a in forced) + let_cross  # of those where it fits nothing is past a limit
+        self.compare(self.ids, answer, "killed" if self.model.is_killed(keys) else kind, keys, let, bound, ttl)
+        assert self.ledger.reserve(self.ids, accounts, need, **how) == answer
 
     @rule(
         accounts=some_accounts,

@@ -320,7 +320,8 @@ amount = HUGE | SMALL
 caps = st.lists(st.integers(0, 3_000), min_size=4, max_size=4).map(sorted)
 hold = st.integers(1, 6)
 who = st.sets(st.sampled_from("ab"), min_size=1).map(sorted)
-forced = st.sampled_from(["", "", "", "a", "b", "ab"])
+#: In lower case those that never refuse, in upper case those that let one cross.
+forced = st.sampled_from(["", "", "", "a", "b", "ab", "A", "B", "AB", "aB"])
 step = st.one_of(
     st.tuples(st.just("reserve"), hold, who, forced, amount, amount),
     st.tuples(st.just("pick"), hold, who, forced, amount, SMALL | HUGE, caps, st.sampled_from([0, 2, 16])),
@@ -350,7 +351,7 @@ def do(ledger: Ledger, accounts: dict[str, Account], what: Any) -> object:
                 need = Need(usd, rate, 0, 1, 1, *four, share)
             case "extend":
                 hold_id, let_in, usd, tokens = words
-                return ledger.extend(hold_id, usd, tokens, forced=[accounts[name] for name in let_in])
+                return ledger.extend(hold_id, usd, tokens, forced=[accounts[name] for name in let_in.lower()])
             case "settle":
                 return ledger.settle(*words)
             case "release":
@@ -373,7 +374,9 @@ def do(ledger: Ledger, accounts: dict[str, Account], what: Any) -> object:
                 return ledger.expire(2**40)
         held = [accounts[name] for name in names]
         let = [one for one in held if one.name in let_in]
-        answer = ledger.reserve(hold_id, held, need, forced=let, ttl_seconds=60 if hold_id % 2 else None)
+        crossing = [one for one in held if one.name.upper() in let_in]
+        lives = 60 if hold_id % 2 else None
+        answer = ledger.reserve(hold_id, held, need, forced=let, ttl_seconds=lives, crossing=crossing)
     except ValueError:
         return ValueError
     return answer

@@ -65,7 +65,13 @@ def _operation(what: Any) -> op.Operation:
         accounts, need = tuple(ACCOUNTS[name] for name in words[0]), fixed(words[1], 3)
         call = (NOON, "there", 0)
         return op.Reserve(
-            hold_id=hold_id, accounts=accounts, need=need, forced=frozenset("c"), ttl_seconds=None, call=call
+            hold_id=hold_id,
+            accounts=accounts,
+            need=need,
+            forced=frozenset("c"),
+            crossing=frozenset("a"),
+            ttl_seconds=None,
+            call=call,
         )
     if verb == "learn":
         return op.Learn(key="key", bucket=hold)

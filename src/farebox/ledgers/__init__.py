@@ -116,6 +116,7 @@ class Ledger(abc.ABC):
         call: Any = None,
         forced: Collection[Account] = (),
         ttl_seconds: float | None = None,
+        crossing: Collection[Account] = (),
     ) -> Answer:
         """Hold the bound of one call in all `accounts`, or in none.
 
@@ -127,6 +128,9 @@ class Ledger(abc.ABC):
             owner: Thread or task that will end the hold; None where nobody knows.
             forced: Members of `accounts` that never refuse.  What the hold takes past their limit becomes debt.
             ttl_seconds: After this long `expire` charges the bound; None: never.
+            crossing: Members of `accounts` that let one hold past their limit, as if forced, where it does not fit: while
+                nobody is past a limit of theirs, and none is spent.  Else they refuse it: `"exhausted"` where a limit is
+                spent, `"contended"` where somebody is past one, and may yet be charged less.
 
         Returns:
             The Grant; for a `hold_id` that was granted before, that grant again (ended or not), unchanged but for
@@ -338,6 +342,7 @@ class Ledger(abc.ABC):
         forced: Collection[Account] = (),
         ttl_seconds: float | None = None,
         renew: Callable[[], Need] | None = None,
+        crossing: Collection[Account] = (),
     ) -> Answer | Ticket:
         """Reserve, or stand in line for it where the answer would be `"contended"`.
 
@@ -359,7 +364,16 @@ class Ledger(abc.ABC):
         Raises:
             WindowClosed, LedgerUnavailable: as `reserve`.
         """
-        return self.reserve(hold_id, accounts, need, owner=owner, call=call, forced=forced, ttl_seconds=ttl_seconds)
+        return self.reserve(
+            hold_id,
+            accounts,
+            need,
+            owner=owner,
+            call=call,
+            forced=forced,
+            ttl_seconds=ttl_seconds,
+            crossing=crossing,
+        )
 
     def unpark(self, ticket: Ticket) -> Grant | None:
         """Leave the line (timeout, cancellation).  A Grant made meanwhile is handed back: use or release it.

@@ -6,7 +6,7 @@ not cut: balances and the hold change together or not at all, and the hold turns
 
     entries    account key            (spent, reserved, debt) x (usd, tokens, calls), open holds,
                                        put on top of its limits, account as last held
-               hold id                (HELD, grant, accounts, owner, call, deadline, forced,
+               hold id                (HELD, grant, accounts, owner, call, deadline,
                                        what it was let past the limit, by account key)
                                       (SETTLED | RELEASED | CORRECTED, grant, row)
                                       (EXPIRED, grant, row, accounts)
@@ -25,7 +25,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from farebox._money import MOST_NANOS
 from farebox.ledgers import (
     Account,
     Answer,
@@ -44,17 +43,17 @@ from farebox.ledgers._fitting import (
     NOTHING,
     UNCHANGED,
     Amounts,
-    amounts_of,
+    check_amounts,
     check_key,
     limits_of,
     past,
     pick_cap,
+    short_or_crossed,
     shortfall,
-    would_fit,
 )
 from farebox.ledgers._terms import CONTROLS, Terms
 from farebox.ledgers._totals import Coarsen, Fold
-from farebox.ledgers._waiting import NEWCOMER, Line, OpenHold, Parked, behind, is_contended, prospects
+from farebox.ledgers._waiting import NEWCOMER, Line, OpenHold, Parked, behind, fits, is_contended, prospects
 
 _ENTERED: Final = object()
 
@@ -111,6 +110,7 @@ class Book:
         forced: Collection[Account],
         ttl_seconds: float | None,
         place: int = NEWCOMER,
+        crossing: Collection[Account] = (),
     ) -> Answer:
         """The one way to make a hold, for newcomers and for those who waited."""
         entries = self.entries
@@ -132,7 +132,7 @@ class Book:
         if share or least_cap != cap:
             picked = pick_cap(entries, accounts, need, forced, in_force)
             if isinstance(picked, Shortfall):
-                return picked
+                return self._cross(hold_id, accounts, need, owner, call, forced, ttl_seconds, place, crossing)
             cap = picked
         room = cap + 16 if cap <= 1600 else with_slack(cap)
         usd = fixed_usd + usd_rate * room
@@ -157,10 +157,7 @@ class Book:
                 limit_usd, limit_tokens, limit_calls = in_force[key]
             if su + ru > limit_usd or st + rt > limit_tokens or sc + rc > limit_calls:
                 if account not in forced:
-                    least, floor = amounts_of(need, need.least_cap), amounts_of(need, need.floor_cap)
-                    short = shortfall(entries, accounts, forced, least, floor, in_force=in_force)
-                    assert short is not None
-                    return short
+                    return self._cross(hold_id, accounts, need, owner, call, forced, ttl_seconds, place, crossing)
                 over = (
                     past(was[0] + was[1], usd, limit_usd),
                     past(was[3] + was[4], tokens, limit_tokens),
@@ -176,16 +173,35 @@ class Book:
         # Hold it.
         grant: Grant = _tuple(Grant, (cap, usd, tokens, calls))
         deadline = None if ttl_seconds is None else self._clock() + ttl_seconds
-        changes[hold_id] = (HELD, grant, tuple(accounts), owner, call, deadline, forced, let_past)
+        changes[hold_id] = (HELD, grant, tuple(accounts), owner, call, deadline, let_past)
         self.held[hold_id] = None
         entries.update(changes)
         return grant
+
+    def _cross(
+        self,
+        hold_id: int,
+        accounts: Sequence[Account],
+        need: Need,
+        owner: Hashable,
+        call: Any,
+        forced: Collection[Account],
+        ttl_seconds: float | None,
+        place: int,
+        crossing: Collection[Account],
+    ) -> Answer:
+        """It does not fit: reserve past the accounts of `crossing`, where these alone are short and let it cross."""
+        in_force = self.terms.in_force(accounts)
+        found = short_or_crossed(self.entries, accounts, need, forced, crossing, in_force)
+        if isinstance(found, Shortfall):
+            return found
+        return self.reserve(hold_id, accounts, need, owner, call, found, ttl_seconds, place)
 
     def extend(self, hold_id: int, usd: int, tokens: int, forced: Collection[Account] = ()) -> Answer | None:
         record = self.entries.get(hold_id)
         if record is None or record[0] is not HELD:
             return None
-        _, held, accounts, owner, call, deadline, let_in_by, let_past = record
+        _, held, accounts, owner, call, deadline, let_past = record
         let_past = dict(let_past)
         more = (usd, tokens, 0)
         killed, in_force = self.terms.killed(accounts, usd), self.terms.in_force(accounts)
@@ -194,7 +210,7 @@ class Book:
             return short
         grant = Grant(held.cap, held.usd_nanos + usd, held.tokens + tokens, held.calls)
         check_amounts(*grant[1:])
-        changes: dict[Any, Any] = {hold_id: (HELD, grant, accounts, owner, call, deadline, let_in_by, let_past)}
+        changes: dict[Any, Any] = {hold_id: (HELD, grant, accounts, owner, call, deadline, let_past)}
         for key, account in {account.key: account for account in accounts}.items():
             su, ru, du, st, rt, dt, sc, rc, dc, *others = self.entries[key]
             if account in forced:
@@ -219,7 +235,7 @@ class Book:
             return False
         if record[0] is not HELD:
             return record[0] is EXPIRED and state is not EXPIRED and self._correct(hold_id, (usd, tokens, calls), row)
-        _, grant, accounts, _, _, _, _, let_past = record
+        _, grant, accounts, _, _, _, let_past = record
         _, held_usd, held_tokens, held_calls = grant
         more_usd = usd - held_usd if usd > held_usd else 0
         more_tokens = tokens - held_tokens if tokens > held_tokens else 0
@@ -390,7 +406,7 @@ class Book:
         """Reserve for a ticket; past those before it, where they wait for what its own owner holds."""
         answer = self._reserve_for(ticket, ticket.place)
         in_force = self.terms.in_force(ticket.accounts)
-        if is_contended(answer) and would_fit(self.entries, ticket.accounts, ticket.need, ticket.forced, {}, in_force):
+        if is_contended(answer) and fits(ticket, self.entries, {}, in_force):
             ahead = set(self.line.ahead(ticket.accounts, ticket.forced, ticket.place))
             if not ahead.issubset(self._prospects(ticket)):
                 answer = self._reserve_for(ticket, _FIRST)
@@ -431,6 +447,7 @@ class Book:
             ticket.forced,
             ticket.ttl_seconds,
             place,
+            ticket.crossing,
         )
 
     def _prospects(self, ticket: Parked) -> Iterable[Parked]:
@@ -469,18 +486,6 @@ class Book:
             else:
                 del self.held[hold_id]
         return found
-
-
-def check_amounts(usd_nanos: Any, tokens: Any, calls: Any) -> None:
-    """ValueError unless all are ints, 0 or more and below 2**63: one look at the bits of all three."""
-    try:
-        if not (usd_nanos | tokens | calls) >> 63:
-            return
-    except TypeError:
-        pass
-    raise ValueError(
-        f"usd_nanos={usd_nanos!r}, tokens={tokens!r}, calls={calls!r}: amounts are ints, 0 or more and at most {MOST_NANOS}"
-    )
 
 
 def _sum(one: Amounts, other: Amounts) -> Amounts:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
+from farebox._money import MOST_NANOS
 from farebox.errors import Unit
 from farebox.ledgers import NO_LIMIT, Account, Need, Shortfall, cap_within
 
@@ -40,6 +41,18 @@ def check_key(key: Any) -> None:
         )
 
 
+def check_amounts(usd_nanos: Any, tokens: Any, calls: Any) -> None:
+    """ValueError unless all are ints, 0 or more and below 2**63: one look at the bits of all three."""
+    try:
+        if not (usd_nanos | tokens | calls) >> 63:
+            return
+    except TypeError:
+        pass
+    raise ValueError(
+        f"usd_nanos={usd_nanos!r}, tokens={tokens!r}, calls={calls!r}: amounts are ints, 0 or more and at most {MOST_NANOS}"
+    )
+
+
 def past(before: int, more: int, limit: int) -> int:
     """How much of `more` lies past `limit` when it is put on top of `before`."""
     return max(0, min(more, before + more - limit))
@@ -53,6 +66,7 @@ def shortfall(
     floor: Amounts,
     own: Amounts = NOTHING,
     in_force: Limits = UNCHANGED,
+    crossing: Collection[Account] = (),
 ) -> Shortfall | None:
     """Who is short, or None: `floor` must fit where others hold some of the unit, `least` where nobody does.
 
@@ -62,17 +76,58 @@ def shortfall(
     for account in accounts:
         if account in forced:
             continue
-        balance = balances.get(account.key, EMPTY)
-        for i, limit in enumerate(limits_of(account, in_force)):
-            spent, reserved, smallest = balance[3 * i], balance[3 * i + 1], least[i]
-            if own[i] + smallest > limit:
-                return Shortfall(account, UNITS[i], limit, spent, reserved, smallest, "oversized")
-            if spent + own[i] + smallest > limit:
-                return Shortfall(account, UNITS[i], limit, spent, reserved, smallest, "exhausted")
-            required = floor[i] if reserved else smallest
-            if contended is None and spent + reserved + required > limit:
-                contended = Shortfall(account, UNITS[i], limit, spent, reserved, required, "contended")
+        balance, limits = balances.get(account.key, EMPTY), limits_of(account, in_force)
+        short = _short_in(account, balance, limits, least, floor, own)
+        if short is not None and account in crossing:
+            short = _no_crossing(account, balance, limits, least)
+        if short is not None and short.kind != "contended":
+            return short
+        contended = contended or short
     return contended
+
+
+def _short_in(
+    account: Account, balance: Sequence[Any], limits: Amounts, least: Amounts, floor: Amounts, own: Amounts
+) -> Shortfall | None:
+    contended: Shortfall | None = None
+    for i, limit in enumerate(limits):
+        spent, reserved, smallest = balance[3 * i], balance[3 * i + 1], least[i]
+        if own[i] + smallest > limit:
+            return Shortfall(account, UNITS[i], limit, spent, reserved, smallest, "oversized")
+        if spent + own[i] + smallest > limit:
+            return Shortfall(account, UNITS[i], limit, spent, reserved, smallest, "exhausted")
+        required = floor[i] if reserved else smallest
+        if contended is None and spent + reserved + required > limit:
+            contended = Shortfall(account, UNITS[i], limit, spent, reserved, required, "contended")
+    return contended
+
+
+def _no_crossing(account: Account, balance: Sequence[Any], limits: Amounts, least: Amounts) -> Shortfall | None:
+    """Why nobody may cross a limit of the account now, or None: one is spent, or somebody is past one already."""
+    for i, limit in enumerate(limits):
+        if balance[3 * i] >= limit:
+            return Shortfall(account, UNITS[i], limit, balance[3 * i], balance[3 * i + 1], least[i], "exhausted")
+    for i, limit in enumerate(limits):
+        if balance[3 * i] + balance[3 * i + 1] > limit:
+            return Shortfall(account, UNITS[i], limit, balance[3 * i], balance[3 * i + 1], least[i], "contended")
+    return None
+
+
+def short_or_crossed(
+    balances: Mapping[Any, Any],
+    accounts: Sequence[Account],
+    need: Need,
+    forced: Collection[Account],
+    crossing: Collection[Account],
+    in_force: Limits = UNCHANGED,
+) -> Shortfall | tuple[Account, ...]:
+    """Of a need that does not fit: who is short; or the `forced` with those of `crossing` that are, and let it cross."""
+    least, floor = amounts_of(need, need.least_cap), amounts_of(need, need.floor_cap)
+    short = shortfall(balances, accounts, forced, least, floor, in_force=in_force, crossing=crossing)
+    if short is not None:
+        return short
+    let = (one for one in crossing if shortfall(balances, [one], forced, least, floor, in_force=in_force))
+    return (*forced, *let)
 
 
 def pick_cap(
@@ -138,6 +193,7 @@ def would_fit(
     forced: Collection[Account],
     back: Mapping[Any, Sequence[int]],
     in_force: Limits = UNCHANGED,
+    crossing: Collection[Account] = (),
 ) -> bool:
     """Whether `need` fits once `back`, amounts per account key, was given back unspent."""
     least, floor = amounts_of(need, need.least_cap), amounts_of(need, need.floor_cap)
@@ -145,9 +201,12 @@ def would_fit(
         if account in forced:
             continue
         balance, returned = balances.get(account.key, EMPTY), back.get(account.key, NOTHING)
+        fits, may_cross = True, account in crossing
         for i, limit in enumerate(limits_of(account, in_force)):
-            still_reserved = balance[3 * i + 1] - returned[i]
+            spent, still_reserved = balance[3 * i], balance[3 * i + 1] - returned[i]
             required = floor[i] if still_reserved > 0 else least[i]
-            if balance[3 * i] + still_reserved + required > limit:
+            fits = fits and spent + still_reserved + required <= limit
+            may_cross = may_cross and spent < limit and spent + still_reserved <= limit
+            if not fits and not may_cross:
                 return False
     return True

@@ -104,7 +104,7 @@ class LocalLine:
         asking, need = _in_force(waiter, views), waiter.need
         balances = {one.key: attrs.astuple(views[one.key].balance) for one in asking.accounts if one.key in views}
         least, floor = amounts_of(need, need.least_cap), amounts_of(need, need.floor_cap)
-        short = shortfall(balances, asking.accounts, asking.forced, least, floor)
+        short = shortfall(balances, asking.accounts, asking.forced, least, floor, crossing=asking.crossing)
         return short is not None and not is_contended(short)
 
     def _is_clearly_hopeful(self, waiter: Waiter, holds: Mapping[int, Hold], views: Mapping[str, View]) -> bool:
@@ -178,7 +178,7 @@ class LocalLine:
 
 def _in_force(waiter: Waiter, views: Mapping[str, View]) -> Waiter:
     """The waiter with the limits that were last seen in force."""
-    accounts, forced = [], []
+    accounts, forced, crossing = [], [], []
     for account in waiter.accounts:
         view = views.get(account.key)
         limited = account
@@ -188,4 +188,6 @@ def _in_force(waiter: Waiter, views: Mapping[str, View]) -> Waiter:
         accounts.append(limited)
         if account in waiter.forced:
             forced.append(limited)
-    return attrs.evolve(waiter, accounts=tuple(accounts), forced=tuple(forced))
+        if account in waiter.crossing:
+            crossing.append(limited)
+    return attrs.evolve(waiter, accounts=tuple(accounts), forced=tuple(forced), crossing=tuple(crossing))

@@ -46,8 +46,9 @@ class Reserve(Operation):
     hold_id: str
     accounts: tuple[Account, ...]
     need: Need
-    #: Keys of the accounts that never refuse.
+    #: Keys of the accounts that never refuse, and of those that let one hold past their limit.
     forced: frozenset[str]
+    crossing: frozenset[str] = frozenset()
     ttl_seconds: float | None
     call: Any
     answer: Answer | None = None

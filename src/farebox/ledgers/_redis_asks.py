@@ -29,8 +29,7 @@ from farebox.ledgers import (
 )
 from farebox.ledgers import _operations as op
 from farebox.ledgers import _redis_scripts as scripts
-from farebox.ledgers._book import check_amounts
-from farebox.ledgers._fitting import NOTHING, Amounts, amounts_of, limits_of, shortfall
+from farebox.ledgers._fitting import NOTHING, Amounts, amounts_of, check_amounts, limits_of, shortfall
 from farebox.ledgers._redis_link import Command, Link
 from farebox.ledgers._views import Glance
 
@@ -52,6 +51,8 @@ _GO_TOGETHER: Final = (scripts.END, scripts.RESERVE)
 _MOST_TOGETHER, _MOST_ARGUMENTS = 16, 256
 _MOST_PLACES_KNOWN: Final = 10_000
 _NO_ROW: Final = ("", "", "", "", "")
+#: What an account may do beside refusing.
+_FORCED, _CROSSING = "1", "2"
 
 _tuple = tuple.__new__
 _logger = logging.getLogger("farebox")
@@ -108,7 +109,7 @@ class Asks:
                 numbers, choice = _needed(asked.need)
                 lives = "" if asked.ttl_seconds is None else repr(float(asked.ttl_seconds))
                 call = "" if asked.call is None else self._form.dump(asked.call)
-                accounts = _accounts(asked.accounts, asked.forced)
+                accounts = _accounts(asked.accounts, asked.forced, asked.crossing)
                 return scripts.RESERVE, (asked.hold_id, owner, lives, call, numbers, choice, *accounts)
             case op.Extend():
                 check_amounts(asked.usd_nanos, asked.tokens, 0)
@@ -206,7 +207,7 @@ class Asks:
         elif status == b"short":
             asked.views = seen = _glances(asked.accounts, reply[2:])
             least, floor = (amounts_of(asked.need, cap) for cap in (asked.need.least_cap, asked.need.floor_cap))
-            asked.answer = _explain(asked.accounts, seen, asked.forced, least, floor)
+            asked.answer = _explain(asked.accounts, seen, asked.forced, least, floor, crossing=asked.crossing)
         elif status == b"closed":
             asked.error = WindowClosed(float(reply[1]))
         elif status == b"refused":
@@ -281,13 +282,14 @@ def _needed(need: Need) -> tuple[str, bytes | str]:
     return number_list((0, 0, 0, need.calls)), packed((*fixed, *rates, *least, *floor, *most, most_bought, *caps))
 
 
-def _accounts(accounts: Sequence[Account], forced: Collection[str] = ()) -> list[Any]:
+def _accounts(accounts: Sequence[Account], forced: Collection[str] = (), crossing: Collection[str] = ()) -> list[Any]:
     """How many accounts, and then three arguments of each."""
-    if not forced and isinstance(accounts, tuple):
+    if not forced and not crossing and isinstance(accounts, tuple):
         return _plain_accounts(accounts)
     arguments: list[Any] = [len(accounts)]
     for account in accounts:
-        arguments += (account.key, _terms(account), "1" if account.key in forced else "")
+        key = account.key
+        arguments += (key, _terms(account), _FORCED if key in forced else _CROSSING if key in crossing else "")
     return arguments
 
 
@@ -359,6 +361,7 @@ def _explain(
     least: Amounts,
     floor: Amounts,
     own: Amounts = NOTHING,
+    crossing: Collection[str] = (),
 ) -> Shortfall:
     """Who was short, from what the accounts held when they refused."""
     killed = next((account for account in accounts if seen[account.key].is_killed), None)
@@ -368,6 +371,7 @@ def _explain(
     balances = {key: glance.numbers for key, glance in seen.items()}
     in_force = {key: glance.limits for key, glance in seen.items()}
     exempt = [account for account in accounts if account.key in forced]
-    short = shortfall(balances, accounts, exempt, least, floor, own, in_force)
+    letting = [account for account in accounts if account.key in crossing]
+    short = shortfall(balances, accounts, exempt, least, floor, own, in_force, letting)
     assert short is not None, "a script refused what fits"
     return short

@@ -1,7 +1,7 @@
 """What the operations of one transaction do: read once, worked out in Python, written back once.
 
 An operation first works out all that changes and then puts it in place, so one that can't be done leaves no trace.  The
-money is `_fitting`'s and follows the memory ledger's book line by line.
+money is `_fitting`'s and `_sqlite_fits`'s, and follows the memory ledger's book line by line.
 """
 
 from __future__ import annotations
@@ -9,26 +9,16 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import attrs
 
 from farebox._money import MOST_NANOS
 from farebox.errors import LedgerUnavailable
-from farebox.ledgers import Account, Control, Grant, Need, RowForm, Shortfall, WindowClosed
+from farebox.ledgers import Account, Control, Grant, RowForm, Shortfall, WindowClosed
 from farebox.ledgers import _operations as op
-from farebox.ledgers._book import check_amounts
-from farebox.ledgers._fitting import (
-    NOTHING,
-    UNCHANGED,
-    Amounts,
-    amounts_of,
-    limits_of,
-    past,
-    pick_cap,
-    shortfall,
-)
+from farebox.ledgers._fitting import NOTHING, Amounts, check_amounts, limits_of, past, shortfall
 from farebox.ledgers._sqlite_books import (
     ADDED,
     CORRECTED,
@@ -45,6 +35,7 @@ from farebox.ledgers._sqlite_books import (
     OwnIds,
     check_fits,
 )
+from farebox.ledgers._sqlite_fits import fit
 from farebox.ledgers._sqlite_learnt import write_learnt
 from farebox.ledgers._sqlite_locks import Owner
 from farebox.ledgers._sqlite_rows import NewRows, Places, Text, call_text, text_of
@@ -52,7 +43,6 @@ from farebox.ledgers._views import Glance
 
 _ADJUSTMENT, _CONTROL, _TOP_UP, _RESET = "adjustment", "control", "top up", "reset"
 _logger = logging.getLogger("farebox")
-_tuple = tuple.__new__
 
 
 class Batch:
@@ -182,7 +172,8 @@ class Batch:
             if (starts_at is not None and now < starts_at) or (ends_at is not None and now >= ends_at):
                 raise WindowClosed(now)
         forced = [account for account in accounts if account.key in asked.forced] if asked.forced else ()
-        fitted = self._fit(accounts, asked.need, forced)
+        crossing = [account for account in accounts if account.key in asked.crossing] if asked.crossing else ()
+        fitted = fit(books, accounts, asked.need, forced, crossing)
         if isinstance(fitted, Shortfall):
             asked.answer = fitted
             return
@@ -196,53 +187,6 @@ class Batch:
         hold = Hold(asked.hold_id, self._owner.name, HELD, grant, tuple(changes), let_past, deadline, call)
         books.holds[hold.id] = books.changed_holds[hold.id] = hold
         asked.answer = grant
-
-    def _fit(
-        self, accounts: Sequence[Account], need: Need, forced: Sequence[Account]
-    ) -> Shortfall | tuple[Grant, dict[str, Numbers], Mapping[str, Amounts]]:
-        """What is granted, the balances after it, and what was let past a limit."""
-        balances = self._books.balances
-        if self._books.controls:
-            killed = self._books.killed(accounts, need.usd_nanos(need.least_cap))
-            if killed is not None:
-                return killed
-        in_force = self._books.in_force(accounts)
-        cap = need.want_cap
-        if need.share or need.least_cap != cap:
-            picked = pick_cap(balances, accounts, need, forced, in_force)
-            if isinstance(picked, Shortfall):
-                return picked
-            cap = picked
-        usd, tokens, calls = amounts_of(need, cap)
-        check_amounts(usd, tokens, calls)
-        changes: dict[str, Numbers] = {}
-        let_past: dict[str, Amounts] | None = None
-        for account in accounts:
-            key = account.key
-            su, ru, du, st, rt, dt, sc, rc, dc, open_holds = balances.get(key, EMPTY)
-            ru, rt, rc = ru + usd, rt + tokens, rc + calls
-            if in_force:
-                most_usd, most_tokens, most_calls = in_force[key]
-            else:
-                most_usd, most_tokens, most_calls = account.limit_usd_nanos, account.limit_tokens, account.limit_calls
-            if su + ru > most_usd or st + rt > most_tokens or sc + rc > most_calls:
-                if account not in forced:
-                    least, floor = amounts_of(need, need.least_cap), amounts_of(need, need.floor_cap)
-                    short = shortfall(balances, accounts, forced, least, floor, in_force=in_force)
-                    assert short is not None
-                    return short
-                over = (
-                    past(su + ru - usd, usd, most_usd),
-                    past(st + rt - tokens, tokens, most_tokens),
-                    past(sc + rc - calls, calls, most_calls),
-                )
-                du, dt, dc = du + over[0], dt + over[1], dc + over[2]
-                let_past = let_past or {}
-                let_past[key] = over
-            changes[key] = (su, ru, du, st, rt, dt, sc, rc, dc, open_holds + 1)
-        if let_past:
-            check_fits(changes)
-        return _tuple(Grant, (cap, usd, tokens, calls)), changes, let_past or UNCHANGED
 
     def _extend(self, asked: op.Extend) -> None:
         asked.answer = None

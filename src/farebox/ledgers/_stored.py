@@ -9,6 +9,7 @@ What a finalizer may call takes no lock: it appends and rings for the thread, ea
 from __future__ import annotations
 
 import atexit
+import functools
 import itertools
 import logging
 import os
@@ -35,7 +36,7 @@ from farebox.ledgers import (
     View,
 )
 from farebox.ledgers import _operations as op
-from farebox.ledgers._book import check_amounts
+from farebox.ledgers._fitting import check_amounts
 from farebox.ledgers._keeper import Keeper
 from farebox.ledgers._local_line import Hold, LocalLine, Waiter
 from farebox.ledgers._queue import Queue
@@ -118,37 +119,50 @@ class StoredLedger(Ledger):
         call: Any = None,
         forced: Collection[Account] = (),
         ttl_seconds: float | None = None,
+        crossing: Collection[Account] = (),
     ) -> Answer:
         if self._line.tickets:
             first = self._line.in_the_way(accounts, owner, self._open)
             if first is not None:
                 return first.short
         try:
-            return self._reserve(hold_id, accounts, need, owner, call, forced, ttl_seconds)
+            return self._asker(hold_id, accounts, owner, call, forced, ttl_seconds, crossing)(need)
         except LedgerUnavailable:
             # Nobody knows whether it is held: it may not be, and if the request still arrives it is to be refused.
             self._end(hold_id, (0, 0, 0), None, is_released=True)
             raise
 
-    def _reserve(
+    def _asker(
         self,
         hold_id: int,
         accounts: Sequence[Account],
-        need: Need,
         owner: Hashable,
         call: Any,
         forced: Collection[Account],
         ttl_seconds: float | None,
-    ) -> Answer:
-        """Past those who wait in line.  Where the store does not answer it is asked again, or released, by id."""
-        unique = op.unique(accounts)
+        crossing: Collection[Account],
+    ) -> Callable[[Need], Answer]:
+        """Asks for a hold, past those who wait in line; where the store does not answer it is asked again, or released, by id."""
+        make = functools.partial(
+            op.Reserve,
+            hold_id=self._name(hold_id),
+            accounts=op.unique(accounts),
+            forced=frozenset(account.key for account in forced) if forced else _NOBODY,
+            crossing=frozenset(account.key for account in crossing) if crossing else _NOBODY,
+            ttl_seconds=ttl_seconds,
+            call=call,
+        )
+        return functools.partial(self._reserve, hold_id, owner, make)
+
+    def _reserve(self, hold_id: int, owner: Hashable, make: Callable[..., op.Reserve], need: Need) -> Answer:
+        asked = make(need=need)
         # Known before it is asked for: whoever is interrupted can release it by id.
-        hold = self._open.setdefault(hold_id, Hold(accounts=unique, owner=owner, call=call))
-        answer = self._ask_for(hold_id, unique, need, call, forced, ttl_seconds)
+        hold = self._open.setdefault(hold_id, Hold(accounts=asked.accounts, owner=owner, call=asked.call))
+        answer = self._ask_for(hold_id, asked)
         if type(answer) is not Grant and is_contended(answer) and time.monotonic() - self._swept_at > _SWEEP_SECONDS:
             # What dead processes hold is spent, and no use waiting for.
             self.expire()
-            answer = self._ask_for(hold_id, unique, need, call, forced, ttl_seconds)
+            answer = self._ask_for(hold_id, make(need=need))
         if isinstance(answer, Grant):
             hold.grant = answer
             if not self._keeper.is_there:
@@ -157,23 +171,7 @@ class StoredLedger(Ledger):
             self._open.pop(hold_id, None)
         return answer
 
-    def _ask_for(
-        self,
-        hold_id: int,
-        accounts: tuple[Account, ...],
-        need: Need,
-        call: Any,
-        forced: Collection[Account],
-        ttl_seconds: float | None,
-    ) -> Answer:
-        asked = op.Reserve(
-            hold_id=f"{self._owner}{hold_id:x}",
-            accounts=accounts,
-            need=need,
-            forced=frozenset(account.key for account in forced) if forced else _NOBODY,
-            ttl_seconds=ttl_seconds,
-            call=call,
-        )
+    def _ask_for(self, hold_id: int, asked: op.Reserve) -> Answer:
         try:
             self._submit(asked)
         except LedgerUnavailable:
@@ -399,11 +397,11 @@ class StoredLedger(Ledger):
         forced: Collection[Account] = (),
         ttl_seconds: float | None = None,
         renew: Callable[[], Need] | None = None,
+        crossing: Collection[Account] = (),
     ) -> Answer | Ticket:
-        def ask(need: Need) -> Answer:
-            return self._reserve(hold_id, accounts, need, owner, call, forced, ttl_seconds)
-
-        answer = self.reserve(hold_id, accounts, need, owner=owner, call=call, forced=forced, ttl_seconds=ttl_seconds)
+        words: dict[str, Any] = {"owner": owner, "call": call, "forced": forced}
+        words |= {"ttl_seconds": ttl_seconds, "crossing": crossing}
+        answer = self.reserve(hold_id, accounts, need, **words)
         if not is_contended(answer):
             return answer
         assert isinstance(answer, Shortfall)
@@ -411,20 +409,17 @@ class StoredLedger(Ledger):
             hold_id=hold_id,
             accounts=tuple(accounts),
             need=need,
-            owner=owner,
-            call=call,
-            forced=forced,
-            ttl_seconds=ttl_seconds,
             wake=wake,
             renew=renew,
             place=0,
-            ask=ask,
+            ask=self._asker(hold_id, accounts, **words),
             short=answer,
+            **words,
         )
         if not self._line.park(waiter, (self._open, self._views)):
             # The answer may be that of one in line, from before: nothing it was about need be held by now.
             try:
-                return ask(need)
+                return waiter.ask(need)
             except LedgerUnavailable:
                 self._end(hold_id, (0, 0, 0), None, is_released=True)
                 raise

@@ -52,6 +52,7 @@ class Parked(Ticket):
     unit: int = 0
     size: int = 0
     left: bool = False
+    crossing: Collection[Account] = ()
 
 
 def _place(ticket: Parked) -> int:
@@ -158,6 +159,13 @@ def behind(first: Parked, balance: Sequence[Any], amounts: Amounts, in_force: Li
     return Shortfall(account, UNITS[unit], limit, spent, reserved, amounts[unit], "contended")
 
 
+def fits(
+    ticket: Parked, balances: Mapping[Any, Any], back: Mapping[Any, Sequence[int]], in_force: Limits = UNCHANGED
+) -> bool:
+    """Whether what a ticket needs fits once `back`, amounts per account key, was given back unspent."""
+    return would_fit(balances, ticket.accounts, ticket.need, ticket.forced, back, in_force, ticket.crossing)
+
+
 def prospects(
     ticket: Parked,
     tickets: Iterable[Parked],
@@ -185,7 +193,7 @@ def prospects(
     while moved:
         moved = False
         for other in list(waiting):
-            if would_fit(balances, other.accounts, other.need, other.forced, back, in_force):
+            if fits(other, balances, back, in_force):
                 waiting.remove(other)
                 moved = True
                 yield other

@@ -32,8 +32,9 @@ from farebox.ledgers import (
     View,
     WindowClosed,
 )
-from farebox.ledgers._book import Book, check_amounts
+from farebox.ledgers._book import Book
 from farebox.ledgers._ended import HELD, RELEASED, SETTLED
+from farebox.ledgers._fitting import check_amounts
 from farebox.ledgers._totals import Coarsen, Fold, Folding, count_only, nothing_coarser
 from farebox.ledgers._waiting import NEWCOMER, Parked, is_contended
 
@@ -118,12 +119,15 @@ class MemoryLedger(Ledger):
         call: Any = None,
         forced: Collection[Account] = (),
         ttl_seconds: float | None = None,
+        crossing: Collection[Account] = (),
     ) -> Answer:
         try:
             with self._lock:
                 if self._later:
                     self._drain()
-                answer = self._book.reserve(hold_id, accounts, need, owner, call, forced, ttl_seconds)
+                answer = self._book.reserve(
+                    hold_id, accounts, need, owner, call, forced, ttl_seconds, NEWCOMER, crossing
+                )
         except WindowClosed:
             self._catch_up()
             raise
@@ -364,6 +368,7 @@ class MemoryLedger(Ledger):
         forced: Collection[Account] = (),
         ttl_seconds: float | None = None,
         renew: Callable[[], Need] | None = None,
+        crossing: Collection[Account] = (),
     ) -> Answer | Ticket:
         ticket = Parked(
             hold_id=hold_id,
@@ -376,6 +381,7 @@ class MemoryLedger(Ledger):
             wake=wake,
             renew=renew,
             place=NEWCOMER,
+            crossing=crossing,
         )
         book = self._book
         try:

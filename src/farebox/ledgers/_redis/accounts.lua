@@ -29,7 +29,7 @@ local function split_account(text)
 end
 
 -- An account under these terms; '' are those it was last used with, and without terms it has no limits.
-local function load_account(key, terms_text, is_forced)
+local function load_account(key, terms_text, is_forced, is_crossing)
   local account_key = prefix .. 'a:' .. key
   local was = redis.call('HGET', account_key, 'now')
   local now_text, mark, noted = split_account(was or EMPTY_TEXT .. ' ')
@@ -53,6 +53,7 @@ local function load_account(key, terms_text, is_forced)
     name = key, key = account_key, exists = was, now = read_packed(now_text), now_text = now_text, mark = mark,
     noted = noted, terms = terms_text, limit = terms, starts_at = terms[4], ends_at = terms[5], top_up = top_up,
     is_killed = is_killed, is_changed = is_changed, is_forced = is_forced,
+    is_crossing = is_crossing,
   }
 end
 
@@ -78,12 +79,13 @@ local function read_numbers(accounts)
   end
 end
 
--- The accounts that are described from ARGV[first] of a script on, three arguments each: key, terms, and '1' where it may not refuse.
+-- The accounts that are described from ARGV[first] of a script on, three arguments each: key, terms, and '1' where it may not
+-- refuse, '2' where it lets one cross.
 local function load_accounts(ARGV, first, count)
   local accounts = {}
   for n = 1, count do
     local at = first + (n - 1) * 3
-    accounts[n] = load_account(ARGV[at], ARGV[at + 1], ARGV[at + 2] == '1')
+    accounts[n] = load_account(ARGV[at], ARGV[at + 1], ARGV[at + 2] == '1', ARGV[at + 2] == '2')
   end
   read_numbers(accounts)
   return accounts
@@ -141,6 +143,18 @@ local function is_short(accounts, least, floor)
     end
   end
   return false
+end
+
+-- Of accounts that are short, forces those that let one cross, now that nobody is past a limit of theirs and none is spent.
+local function let_cross(accounts, least, floor)
+  for _, account in ipairs(accounts) do
+    local may_cross = account.is_crossing and is_short({account}, least, floor)
+    for i = 1, 3 do
+      local spent, reserved, limit = account.now[3 * i - 2], account.now[3 * i - 1], account.limit[i]
+      may_cross = may_cross and spent < limit and spent + reserved <= limit
+    end
+    account.is_forced = account.is_forced or may_cross
+  end
 end
 
 -- Holds `amounts` more in all accounts; what of it the forced ones were let past their limit is debt, and added to

@@ -8,7 +8,7 @@ local function read_choice(text)
 end
 
 -- The output cap to grant, as `_fitting.pick_cap`: the cap and the amounts it takes, or nil where somebody is short.
-local function pick_cap(accounts, choice, calls)
+local function pick_cap(accounts, choice, least, floor)
   -- `count` times `value`, for a whole count of at most 15 digits.
   local function times(value, count)
     if not is_wide then
@@ -56,13 +56,10 @@ local function pick_cap(accounts, choice, calls)
     end
   end
   local affordable = cap_within(buys)
-  if affordable < choice.floor_cap then
-    local least, floor = {numbers[5], numbers[6], calls}, {numbers[7], numbers[8], calls}
-    if is_short(accounts, least, floor) then return nil end
-  end
+  if affordable < choice.floor_cap and is_short(accounts, least, floor) then return nil end
   local cap = choice.want_cap
   if choice.share > 0 then cap = math.max(cap, cap_within(math.floor(buys / choice.share))) end
   cap = math.min(cap, choice.most_cap, affordable)
   local room = cap + math.max(16, math.ceil(cap / 100))
-  return cap, {numbers[1] + times(numbers[3], room), numbers[2] + times(numbers[4], room), calls}
+  return cap, {numbers[1] + times(numbers[3], room), numbers[2] + times(numbers[4], room), least[3]}
 end

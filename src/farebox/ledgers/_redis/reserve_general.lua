@@ -17,9 +17,11 @@ local function reserve_generally(ARGV)
   end
 
   local cap, amounts = asked[1], {number(asked[2]), number(asked[3]), number(asked[4])}
+  local least, floor, calls = amounts, amounts, amounts[3]
   if choice then
-    widen(choice.numbers)
-    cap, amounts = pick_cap(accounts, choice, amounts[3])
+    local numbers = widen(choice.numbers)
+    least, floor = {numbers[5], numbers[6], calls}, {numbers[7], numbers[8], calls}
+    cap, amounts = pick_cap(accounts, choice, least, floor)
   end
   if not choice and (is_too_much(amounts[1]) or is_too_much(amounts[2])) then
     -- Nothing can be said about such amounts but that somebody was killed.
@@ -29,7 +31,11 @@ local function reserve_generally(ARGV)
     return {'error', now_text, 'the amounts ' .. ARGV[7] .. ' are more than an account can hold'}
   end
   if not cap or is_short(accounts, amounts, amounts) then
-    return add_views({'short', now_text}, accounts)
+    let_cross(accounts, least, floor)
+    if choice then cap, amounts = pick_cap(accounts, choice, least, floor) end
+    if not cap or is_short(accounts, amounts, amounts) then
+      return add_views({'short', now_text}, accounts)
+    end
   end
   local grant = write_list({number(cap), amounts[1], amounts[2], amounts[3]})
   if is_too_much(amounts[1]) or is_too_much(amounts[2]) then

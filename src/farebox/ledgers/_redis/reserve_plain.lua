@@ -40,6 +40,9 @@ local function reserve_plainly(ARGV)
     answer[4 + n] = struct.pack(BALANCES, PACKED, spent_usd, reserved_usd, debt_usd, spent_tokens, reserved_tokens,
       debt_tokens, spent_calls, reserved_calls, debt_calls, holds + 1, NOTHING_MORE) .. terms
   end
+  for n = 1, is_short and count or 0 do
+    if ARGV[9 + 3 * n] == '2' then return nil end  -- it may let it cross
+  end
   if is_short then return redis.call('EXISTS', hold_key) == 0 and {'short', now_text, unpack(texts)} or nil end
 
   local lives, owner = ARGV[5], ARGV[4]
