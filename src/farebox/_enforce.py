@@ -365,7 +365,6 @@ def _have_raised(call: Call, plan: Plan) -> None:
     assert plan.grant is not None
     for speaker in plan.crossed:
         call.raises = call.raises or _speak.crossed(call, speaker)
-        speaker.crossing.clear()  # not before: the next to cross must not be blamed on this one
     if plan.cut_by is not None and call.is_cut and plan.grant.cap < plan.need.most_cap:
         call.raises = call.raises or _speak.cut_short(call, plan.cut_by)
 

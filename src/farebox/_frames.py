@@ -59,7 +59,7 @@ class Speaker:
     resets_at: datetime | None
     #: What was warned about, so that it is said once: "passed", "cut".
     warned: set[str]
-    #: The number of the call that was let cross the limit and is under way: a dict, whose `setdefault` is atomic.
+    #: The number of the "call" that was the last to be let cross the limit, as far as this process knows.
     crossing: dict[str, int]
     #: Rungs that spent has reached, by unit and share, and the highest of them that has a mode.
     entered_rungs: dict[tuple[str, float], object]

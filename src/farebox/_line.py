@@ -34,6 +34,7 @@ class Line:
     need: Need
     owner: object
     forced: tuple[Account, ...]
+    crossing: tuple[Account, ...]
     short: Shortfall
     seconds: float
     renew: Callable[[], Need] | None = None
@@ -46,6 +47,7 @@ class Line:
             owner=self.owner,
             call=self.call,
             forced=self.forced,
+            crossing=self.crossing,
             wake=wake,
             renew=self.renew,
         )

@@ -18,7 +18,7 @@ from farebox._plan import Plan
 from farebox._quote import quote_again, quote_in_new_window, renewal
 from farebox._standing import scope_of
 from farebox.errors import LedgerUnavailable, ScopeEnded
-from farebox.ledgers import Answer, Grant, Ledger, Shortfall, WindowClosed
+from farebox.ledgers import Answer, Grant, Ledger, Shortfall, View, WindowClosed
 from farebox.on_exceed import Decision, Proceed, Rewrite, Short, Stop, Wait
 
 #: How often the modes of one call are asked before it is refused: a callable may rewrite a call for ever.
@@ -40,6 +40,7 @@ def negotiate(call: Call, plan: Plan, answer: Answer | None) -> Steps:
     rounds = 0
     waited_in_vain = False
     rewritten: list[tuple[Speaker, Short, str]] = []  # to be told once the cap is known
+    crossing: list[tuple[Speaker, Short, str]] = []  # to be told once they have let it cross
     try:
         if answer is None:
             if plan.frame is not None and plan.frame.has_rungs:
@@ -91,24 +92,22 @@ def negotiate(call: Call, plan: Plan, answer: Answer | None) -> Steps:
             if isinstance(decision, Wait):
                 decision = None  # asked once more, and nothing has come free
             if isinstance(decision, Proceed) and decision.raises_after:
-                if _is_exhausted(speaker):
-                    decision = None  # in another unit, or by one who crossed meanwhile
-                elif speaker not in plan.crossed:
-                    if not _may_cross(call, speaker):
-                        left = speaker.budget.patience_seconds - (time.monotonic() - began)
-                        plan, answer = yield from _stand_in_line(call, plan, answer, left)
-                        rounds += 1
-                        continue
-                    plan.crossed = (*plan.crossed, speaker)
-                    plan, answer = yield from _hold(call, plan)  # what was seen may be older than who crossed before
+                if answer.account not in plan.crossing:
+                    # Whether it may is for the ledger to say; one who crosses now may be waited for.
+                    crossing.append((speaker, short, mode.name))
+                    plan.crossing = (*plan.crossing, answer.account)
+                    has_waited = False
+                    plan, answer = yield from _hold(call, plan)
                     continue
+                decision = None  # somebody else crosses, or has crossed
             plan = _obey(call, plan, speaker, short, answer, decision, mode.name, rewritten)
             if isinstance(decision, Proceed):
                 plan.forced = (*plan.forced, answer.account)
-                if not decision.raises_after and not mode.stops:
+                if not mode.stops:
                     _speak.warn_passed(call, speaker, answer)
             plan, answer = yield from _hold(call, plan)
             _tell(rewritten)
+        _let_cross(call, plan, crossing)
     except BaseException as error:
         plan.give_up(call)
         refused(call, error, plan.journal)
@@ -145,6 +144,7 @@ def _stand_in_line(call: Call, plan: Plan, short: Shortfall, seconds: float) -> 
         need=plan.need,
         owner=plan.owner,
         forced=plan.forced,
+        crossing=plan.crossing,
         short=short,
         seconds=seconds,
         renew=renewal(call, plan),
@@ -262,20 +262,24 @@ def _tell(rewritten: list[tuple[Speaker, Short, str]]) -> None:
     rewritten.clear()
 
 
-def _is_exhausted(speaker: Speaker) -> bool:
-    """Whether nothing is left of any of its limits."""
-    view = speaker.view()
-    balance = view.balance
+def _let_cross(call: Call, plan: Plan, crossing: list[tuple[Speaker, Short, str]]) -> None:
+    """Note who let this call cross a limit, now that it is held; those that it fits after all have no part in it."""
+    held_in = plan.accounts + plan.standing
+    for speaker, short, mode in crossing:
+        if speaker.account in held_in and _is_passed(speaker.view()):
+            plan.crossed = (*plan.crossed, speaker)
+            speaker.crossing["call"] = call.number
+            _speak.publish_decision(speaker, short, mode, "proceed")
+
+
+def _is_passed(view: View) -> bool:
+    """Whether more is spent and held than one of the limits."""
+    was = view.balance
     return (
-        balance.spent_usd_nanos >= view.limit_usd_nanos
-        or balance.spent_tokens >= view.limit_tokens
-        or balance.spent_calls >= view.limit_calls
+        was.spent_usd_nanos + was.reserved_usd_nanos > view.limit_usd_nanos
+        or was.spent_tokens + was.reserved_tokens > view.limit_tokens
+        or was.spent_calls + was.reserved_calls > view.limit_calls
     )
-
-
-def _may_cross(call: Call, speaker: Speaker) -> bool:
-    """Whether this call is the one that a budget lets cross its limit now."""
-    return speaker.crossing.setdefault("call", call.number) == call.number
 
 
 def speaker_of(plan: Plan, short: Shortfall) -> Speaker:

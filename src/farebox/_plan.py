@@ -62,7 +62,9 @@ class _Negotiated:
     stump_cap: int | None = None
     #: Accounts that may be taken past their limit by this call.
     forced: tuple[Account, ...] = ()
-    #: The budgets that let this call cross their limit and will raise, and the one that raises where its cap cuts it.
+    #: Accounts that this call may cross, one call at a time.
+    crossing: tuple[Account, ...] = ()
+    #: The budgets whose limit it has been let cross, and that will raise, and the one that raises where its cap cuts it.
     crossed: tuple[Speaker, ...] = ()
     cut_by: Speaker | None = None
     #: Where the ledger of its row holds nothing for it: the id under which it is told afterwards what it cost.  Not that of
@@ -141,7 +143,13 @@ class Plan(_Negotiated):
     def reserve(self, call: Call) -> Answer:
         """Hold what `call` needs in every account in scope, or in none; where that `is_quick`."""
         answer = self.books.reserve(
-            self.hold_id, self.accounts, self.need, owner=self.owner, call=call, forced=self.forced
+            self.hold_id,
+            self.accounts,
+            self.need,
+            owner=self.owner,
+            call=call,
+            forced=self.forced,
+            crossing=self.crossing,
         )
         if type(answer) is Grant:
             self.admit(call, answer)
@@ -166,7 +174,14 @@ class Plan(_Negotiated):
             if ledger is granted_by:
                 continue
             ask = functools.partial(
-                ledger.reserve, self.hold_id, accounts, need, owner=self.owner, call=call, forced=self.forced
+                ledger.reserve,
+                self.hold_id,
+                accounts,
+                need,
+                owner=self.owner,
+                call=call,
+                forced=self.forced,
+                crossing=self.crossing,
             )
             try:
                 if ledger.blocking:
@@ -247,8 +262,6 @@ class Plan(_Negotiated):
         """The call will not be sent: nothing of it stays behind, wherever it was cut short."""
         if self.site is not None:
             self.site.open_calls.pop(call.number, None)
-        for crossed in self.crossed:
-            crossed.crossing.clear()
         for ledger, _ in self._places():
             ledger.release_later(self.hold_id)
 

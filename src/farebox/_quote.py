@@ -314,5 +314,5 @@ def quote_in_new_window(call: Call, plan: Plan) -> Plan:
 def _instead_of(plan: Plan, anew: Plan) -> Plan:
     """What was decided about `plan` holds for the one that takes its place."""
     anew.is_ordinary = False
-    anew.hold_id, anew.forced, anew.crossed, anew.cut_by = plan.hold_id, plan.forced, plan.crossed, plan.cut_by
+    anew.hold_id, anew.forced, anew.crossing, anew.cut_by = plan.hold_id, plan.forced, plan.crossing, plan.cut_by
     return anew

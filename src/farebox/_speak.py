@@ -188,7 +188,8 @@ def unbounded(call: Call, speaker: Speaker, what: tuple[str, ...]) -> UnboundedC
 def crossed(call: Call, speaker: Speaker) -> BudgetExceeded | None:
     """The error of a call that was let cross a limit, once it is over; None where it did not pass it after all."""
     event = _after_the_fact(call, speaker, "debt")
-    if event.spent <= event.limit:
+    # Looked at last: whoever was let cross after this one ended may have passed it, and will hear of it.
+    if event.spent <= event.limit or speaker.crossing.get("call") != call.number:
         return None
     return _over(speaker, event, f"was passed by {_what(call)}, as its mode allows once")
 

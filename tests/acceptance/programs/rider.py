@@ -71,6 +71,8 @@ def ask_many(asked: dict[str, Any]) -> collections.Counter[str]:
                 outcome = "sent"
             except Exception as error:
                 outcome = f"{type(error).__name__} {getattr(error, 'kind', '')}".strip()
+                if getattr(error, "response", None) is not None and isinstance(error, farebox.BudgetExceeded):
+                    outcome = "crossed"
             with lock:
                 counts[outcome] += 1
 
