@@ -19,7 +19,7 @@ import pytest
 import farebox
 from farebox import BudgetExceeded, budget, configure, report
 from farebox.errors import UnpricedModel
-from farebox.providers import _compatible
+from farebox.providers import _compatible, find_provider
 from farebox.testing import FakeProvider, Price
 from tests.acceptance.rides import HTTPX, MESSAGES, led, nothing_is_left, only_record
 
@@ -413,3 +413,21 @@ def test_what_was_reasoned_and_is_only_in_the_total_is_charged(provider: Any, to
         provider.odd(usage=usage)
         ask(to("https://api.x.ai/v1"), "grok-4")
     assert [record.usd for record in farebox.calls()] == [(100 * USD + 450 * 2) / MILLION] * 2
+
+
+@pytest.mark.parametrize("sdk", [openai.OpenAI, anthropic.Anthropic])
+def test_plain_text_to_the_vendors_own_server_is_read_on_the_short_way_and_paid_to_the_bill(
+    provider: Any, to: Any, sdk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, model = to("", sdk), "gpt-4o-mini" if sdk is openai.OpenAI else "claude-haiku-4-5"
+    api = client.chat.completions if sdk is openai.OpenAI else client.messages
+    whole = type(find_provider(sdk.__name__.lower()))
+    with budget(usd=1) as paid, monkeypatch.context() as short:
+        short.delattr(whole, "read_request")  # nobody goes that way
+        short.delattr(whole, "read_answer")
+        for _ in range(3):
+            api.create(model=model, messages=MESSAGES, max_tokens=100)
+    bill = provider.bill
+    assert paid.spent_tokens == sum(line.input_tokens + line.output_tokens for line in bill.lines) > 0
+    assert paid.spent_calls == bill.calls == 3
+    nothing_is_left()

@@ -14,9 +14,17 @@ from farebox.providers import Metering
 from farebox.providers._anthropic_batches import PATH as BATCHES
 from farebox.providers._anthropic_batches import earlier_batch, read_batch, read_batch_answer
 from farebox.providers._anthropic_free import is_free
+from farebox.providers._anthropic_plain import MESSAGES as _MESSAGES
+from farebox.providers._anthropic_plain import (
+    OWN_SERVER,
+    TOKENS_PER_MESSAGE,
+    TOKENS_PER_REQUEST,
+    read_plain,
+    read_plain_answer,
+)
 from farebox.providers._anthropic_sessions import PATH as SESSIONS
 from farebox.providers._anthropic_sessions import earlier_session, is_held, read_session, read_session_answer
-from farebox.providers._anthropic_usage import read_usage
+from farebox.providers._anthropic_usage import read_head, read_usage, with_region
 from farebox.providers._media import read_anthropic_part
 from farebox.providers._reading import (
     COUNTS,
@@ -30,8 +38,6 @@ from farebox.providers._reading import (
 )
 from farebox.providers._vision import Pictures, anthropic_image_tokens
 
-_MESSAGES: Final = "/v1/messages"
-_OWN_SERVER: Final = "api.anthropic.com"
 #: Claude on other companies' clouds, which have prices of their own (anthropic 2.14.0, `lib/bedrock/_client.py`,
 #: `lib/vertex/_client.py`, `lib/foundry.py`, read 2026-11-29).
 _CLOUDS: Final = (
@@ -65,8 +71,6 @@ _PLAIN_CALL: Final = frozenset(("max_tokens", "messages", "model", "system", "te
 _SHORT_LIVED: Final = frozenset(("", "5m"))
 
 _ROLES: Final = ("user", "assistant")
-_TOKENS_PER_MESSAGE: Final = 16
-_TOKENS_PER_REQUEST: Final = 64
 #: The system prompt that tools bring along is up to 804 tokens, Anthropic's own tools add up to 735 each
 #: (docs.anthropic.com/en/docs/build-with-claude/tool-use/overview, read 2026-11-21).
 _TOKENS_FOR_TOOLS: Final = 1_024
@@ -75,8 +79,6 @@ _TOKENS_PER_OWN_TOOL: Final = 1_024
 #: What one use of a tool that runs at the provider can put in front of the model, and uses where none are declared.
 _SERVER_TOOL_TOKENS: Final = 200_000
 _SERVER_TOOL_USES: Final = 10
-#: Where inference costs 1.1 times as much (docs.anthropic.com/en/docs/about-claude/pricing, read 2026-11-21).
-_REGIONS: Final = ("us",)
 #: Parameters that put something in front of the model that only the provider knows.
 _OUT_OF_SIGHT: Final = ("container", "mcp_servers", "compaction", "fallbacks")
 #: The largest context window of a Claude (docs.anthropic.com/en/docs/about-claude/models/overview, read 2026-11-21).
@@ -99,6 +101,9 @@ class Anthropic:
     sdk = "anthropic"
     clients = ("Anthropic", "AsyncAnthropic")
     chat_path = _MESSAGES
+
+    read_plain = staticmethod(read_plain)
+    read_plain_answer = staticmethod(read_plain_answer)
 
     def read_request(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
         if path.endswith(BATCHES):
@@ -127,7 +132,7 @@ class Anthropic:
             if len(found) != 2 or found.get("role") not in _ROLES:
                 last_bytes += _add_beside(sizes, found)
         call = Call(
-            provider_name=self.name if server_address == _OWN_SERVER else _host_of(server_address),
+            provider_name=self.name if server_address == OWN_SERVER else _host_of(server_address),
             operation_name="chat",
             endpoint=_MESSAGES,
             server_address=server_address,
@@ -148,7 +153,7 @@ class Anthropic:
                 call.features = _SAMPLING
         if call.messages > 1 and fields(message).get("role") == "assistant":
             call.features = call.features | {"prefill"}
-        extra_tokens = sizes.extra_tokens + _TOKENS_PER_REQUEST + _TOKENS_PER_MESSAGE * call.messages
+        extra_tokens = sizes.extra_tokens + TOKENS_PER_REQUEST + TOKENS_PER_MESSAGE * call.messages
         call.text_bytes = sizes.text_bytes
         call.dense_bytes = sizes.dense_bytes
         call.extra_input_tokens = extra_tokens
@@ -196,10 +201,10 @@ class Anthropic:
         call.is_cut = found.get("stop_reason") == "max_tokens"
         usage = found.get("usage")
         if usage is None:
-            _read_head(call, found, {})
+            read_head(call, found, {})
             return
         counts = fields(usage)
-        _read_head(call, found, counts)
+        read_head(call, found, counts)
         call.usage = read_usage(call, counts)
 
     def stream_reader(self, call: Call) -> _EventReader:
@@ -267,7 +272,7 @@ def _read_options(call: Call, body: Mapping[str, Any], sizes: Sizes) -> int:
     lifetimes = sizes.cache_lifetimes
     call.cache_write = "none" if not lifetimes else "5m" if lifetimes <= _SHORT_LIVED else "1h"
     tier = "fast" if body.get("speed") == "fast" else "standard" if body.get("service_tier") == "standard_only" else ""
-    call.tier = _with_region(tier, body.get("inference_geo"))
+    call.tier = with_region(tier, body.get("inference_geo"))
     call.is_stream = bool(body.get("stream"))
     thinking = fields(body.get("thinking")).get("type")
     call.reasons = thinking in ("enabled", "adaptive", "between_tools")
@@ -417,7 +422,7 @@ class _EventReader:
 
     def finish(self) -> None:
         start, delta = fields(self._start), fields(self._delta)
-        _read_head(self._call, start, fields(start.get("usage")))
+        read_head(self._call, start, fields(start.get("usage")))
         self._call.is_cut = fields(delta.get("delta")).get("stop_reason") == "max_tokens"
         if delta.get("usage") is not None:
             self._call.usage = read_usage(self._call, _overlay(start.get("usage"), delta["usage"]))
@@ -431,15 +436,10 @@ class _EventReader:
                 pieces += [text for name, item in fields(part).items() if name in _GENERATED for text in texts(item)]
         sizes.add_joined(pieces)
         start = fields(self._start)
-        _read_head(self._call, start, fields(start.get("usage")))
+        read_head(self._call, start, fields(start.get("usage")))
         if fields(fields(self._delta).get("delta")).get("stop_reason"):
             self.finish()
         self._call.received_tokens = sizes.received_tokens()
-
-
-def _with_region(tier: str, geo: Any) -> str:
-    """A tier as the prices know it: inference kept in one region costs more."""
-    return "+".join(filter(None, (tier, "regional" if geo in _REGIONS else "")))
 
 
 def _uses(tool: Mapping[str, Any]) -> int:
@@ -477,20 +477,6 @@ def _add_tools(sizes: Sizes, tools: list[Any]) -> tuple[int, int]:
 
 def _overlay(start: Any, delta: Any) -> dict[str, Any]:
     return {**fields(start), **{name: value for name, value in fields(delta).items() if value is not None}}
-
-
-def _read_head(call: Call, found: Mapping[str, Any], usage: Mapping[str, Any]) -> None:
-    response_id, model = found.get("id"), found.get("model")
-    if type(response_id) is str:
-        call.response_id = response_id[:200]
-    if type(model) is str:
-        call.response_model = model[:200]
-    served = "fast" if usage.get("speed") == "fast" else usage.get("service_tier")
-    if type(served) is str:
-        geo = usage.get("inference_geo")
-        if geo is None and call.tier.endswith("regional"):
-            geo = _REGIONS[0]  # as it was asked for: the answer does not say otherwise
-        call.served_tier = served[:40] if geo is None else _with_region(served[:40], geo)
 
 
 #: Fields of a delta or a block that the model wrote.
