@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -12,7 +16,9 @@ import pytest
 
 import farebox
 from farebox import _config, budget, calls, report, status, track
+from farebox._rows import presumed
 from farebox.corrections import adjust
+from farebox.ledgers import Account, Need
 from farebox.testing import FixedClock
 from tests.servers import redis_url
 from tests.strategies import MODEL, admit, finish, new_call, paid, price_the_model
@@ -166,6 +172,86 @@ def test_tokens_are_those_of_the_output_first() -> None:
     total = report().total
     assert (total.input_tokens, total.output_tokens, total.usd) == (950, 10, Decimal("0.0012"))
     assert spent()["org tokens"] == ("960", "0")
+
+
+#: Says again and again what the call comes to in all, each time under an id of its own; then, how often it was done.
+CORRECTOR = """
+import sys, time
+import farebox
+from farebox._rows import presumed
+from farebox.corrections import adjust
+
+_, url, call_id, name, begins_at = sys.argv
+with farebox.configure(ledger=url):
+    farebox.calls()  # whatever takes long the first time
+    time.sleep(max(0.0, float(begins_at) - time.time()))
+    done = 0
+    for number in range(12):
+        total = f"{(7 * number + 3 * int(name)) % 11}.{name}"
+        done += adjust(call_id, total_usd=total, why=total, adjustment_id=f"{name} {number}") is not None
+    print(done)
+"""
+
+
+@pytest.mark.timeout(110)
+@pytest.mark.parametrize("url", ["sqlite", "redis"], indirect=True)
+def test_processes_that_correct_one_call_at_once_each_build_on_what_the_others_said(url: str) -> None:
+    # The machine's clock: those of the processes have to agree.
+    with farebox.configure(ledger=url, budgets=[budget("org", usd=100, per="day")]):
+        for _ in range(2):
+            farebox.record(model="gpt-4.1", provider="openai", input_tokens=100, output_tokens=20, usd="0.50")
+        assert farebox.flush(10)
+        call_id = calls()[0].call_id
+        words = [sys.executable, "-c", CORRECTOR, url, call_id]
+        begins_at = str(time.time() + 3)
+        environment = {**os.environ, "FAREBOX_CONFIG": ""}
+        running = [
+            subprocess.Popen([*words, str(name), begins_at], stdout=subprocess.PIPE, text=True, env=environment)
+            for name in range(1, 4)
+        ]
+        done = [int(one.communicate(timeout=90)[0]) for one in running]
+        assert [one.returncode for one in running] == [0] * 3
+        _, *corrections = (call for call in calls() if call.call_id == call_id)
+        assert len(corrections) == sum(done)
+        total = Decimal("0.50")
+        for one in corrections:
+            assert one.usd is not None
+            total += one.usd
+            assert total == Decimal(one.doubt)
+        assert report().total.usd == status()[0].spent == total + Decimal("0.50")
+
+
+@pytest.mark.usefixtures("booked")
+def test_an_id_of_yours_is_used_once_whatever_call_it_is_given_for() -> None:
+    first, second = dear(), dear("bolt")
+    assert adjust(first, usd="-0.1", adjustment_id="note 7") is not None
+    assert adjust(second, usd="-0.1", adjustment_id="note 7") is None
+    assert adjust(second, usd="-0.1") is not None
+    assert report().total.usd == Decimal("0.8")
+
+
+@pytest.mark.usefixtures("booked")
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_call_that_was_presumed_spent_can_be_corrected_before_and_after_its_late_answer(by_hand: bool) -> None:
+    ledger, trip, call = _config.state().ledger, Account("trip", "trip"), new_call()
+    call.accounts = (trip.key,)
+    ledger.reserve(1, [trip], Need(fixed_usd_nanos=500_000_000), call=call, ttl_seconds=60)
+    assert ledger.expire(1e12, presumed) == 1
+
+    def comes_to() -> Decimal:
+        assert ledger.balance(trip).spent_usd_nanos == report().total.usd.scaleb(9)
+        return report().total.usd
+
+    assert comes_to() == Decimal("0.5")
+    if by_hand:
+        adjust(call.call_id, total_usd="0.2")
+    call.outcome, call.cost_usd_nanos = "completed", 400_000_000
+    ledger.settle(1, 400_000_000, 0, 1, call)
+    late = Decimal("0.2") if by_hand else Decimal("0.4")
+    assert comes_to() == late
+    adjust(call.call_id, usd="0.05")
+    adjust(call.call_id, usd="-0.01", adjustment_id="note 7")
+    assert comes_to() == late + Decimal("0.04")
 
 
 # ── what can't be corrected ──────────────────────────────────────────────────────────────────────────────────────

@@ -29,7 +29,7 @@ from farebox._tally import PRICED
 
 _LONGEST_WHY: Final = 256
 #: How often to look again where somebody else corrected the same call meanwhile.
-_MOST_TRIES: Final = 10
+_MOST_TRIES: Final = 100
 
 
 def adjust(
@@ -76,8 +76,15 @@ def adjust(
     total_nanos = None if total_usd is None else to_nanos(total_usd, "total_usd")
 
     ledger = _config.state().ledger
+    seen, unseen = None, 0
     for _ in range(_MOST_TRIES):
         call, corrections = _find(call_id)
+        if seen == (call, len(corrections)):
+            # Refused, and nobody has corrected it since: a late answer took a turn and left no row of its own.
+            unseen += 1
+            if unseen > 1 and adjustment_id is not None:
+                return None  # it was not the turn: something was adjusted under this id before
+        seen = call, len(corrections)
         if adjustment_id is not None and any(one.adjustment_id == adjustment_id for one in corrections):
             return None
         before = _Cost.of(call, corrections)
@@ -92,8 +99,8 @@ def adjust(
         if not nanos and not more and not gives_price:
             return None
         before.check(call_id, nanos, more)
-        # It depends on what others say meanwhile: the id is that of the next correction, and only one of them gets it.
-        own_id = f"{call_id} {len(corrections) + 1}"
+        # It depends on what others say meanwhile: only one of them gets the next turn.
+        turn = call_id, len(corrections) + unseen + 1
         row = correction_of(
             call,
             nanos,
@@ -101,14 +108,12 @@ def adjust(
             output_tokens=max(more, -before.output_tokens),
             at=datetime.fromtimestamp(ledger.now_seconds(), UTC),
             why=str(why)[:_LONGEST_WHY],
-            adjustment_id=own_id if adjustment_id is None else adjustment_id,
+            adjustment_id=f"{call_id} {turn[1]}" if adjustment_id is None else adjustment_id,
         )
         if gives_price:
             row = attrs.evolve(row, decision=PRICED)
-        if ledger.adjust(f"correction {row.adjustment_id}", row.accounts, nanos, more, 0, row):
+        if ledger.adjust(f"correction {row.adjustment_id}", row.accounts, nanos, more, 0, row, turn=turn):
             return row
-        if adjustment_id is not None:
-            return None
     raise ValueError(f"call {call_id} is corrected by others all the time; try again")
 
 

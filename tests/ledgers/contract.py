@@ -555,6 +555,63 @@ class LedgerContract:
         assert ledger.adjust("refund", [old.key], -5, 0, 0)
         assert ledger.view(old) == View(Balance(spent_usd_nanos=15, spent_calls=1), 100)
 
+    def test_who_corrects_a_call_has_seen_all_that_was_corrected_before(self, ledger: Ledger) -> None:
+        trip = account(limit_usd_nanos=100)
+        ledger.reserve(1, [trip], fixed(40), call=CALL)
+        ledger.settle(1, 40, 0, 1, (NOON, "search", 40))
+        off = (NOON, "search", -30)
+        assert ledger.adjust("first", [trip], -30, 0, 0, off, turn=("search", 1))
+        assert not ledger.adjust("second", [trip], -30, 0, 0, off, turn=("search", 1))
+        assert not ledger.adjust("first", [trip], -30, 0, 0, off, turn=("search", 2))
+        assert ledger.adjust("another call", [trip], 1, 0, 0, (NOON, "lookup", 1), turn=("lookup", 1))
+        assert ledger.adjust("second", [trip], -10, 0, 0, (NOON, "search", -10), turn=("search", 2))
+        assert ledger.balance(trip) == Balance(spent_usd_nanos=1, spent_calls=1)
+        assert [row[2] for row in ledger.snapshot().rows] == [40, -30, 1, -10]
+
+    #: Of a call that expired at 40: what a person takes off it, what its late answer says, what it comes to then, and whether a
+    #: person who has seen the person's correction alone may make another.
+    LATE: ClassVar[list[tuple[int, tuple[int, int] | None, int, bool]]] = [
+        (0, (25, 2), 25, False),  # nobody has corrected it
+        (0, (60, 6), 60, False),
+        (0, None, 0, False),  # released
+        (-30, (25, 2), 10, True),  # what a person said counts
+        (-30, None, 10, True),
+        (-30, (40, 4), 10, True),
+        (-30, (25, 9), 10, True),
+        (-30, (60, 4), 30, False),  # unless the bill is dearer
+        (30, (25, 2), 70, True),
+    ]
+
+    @pytest.mark.parametrize(("by_hand", "late", "comes_to", "goes_on"), LATE)
+    def test_a_late_answer_to_a_call_that_was_corrected_by_hand(
+        self,
+        ledger: Ledger,
+        now: Callable[[], float],
+        by_hand: int,
+        late: tuple[int, int] | None,
+        comes_to: int,
+        goes_on: bool,
+    ) -> None:
+        trip, other = account(), 7
+        ledger.adjust("another call", [trip], other, 0, 0, (NOON, "lookup", other))
+        ledger.reserve(1, [trip], fixed(40, 4), call=CALL, ttl_seconds=60)
+        assert ledger.expire(now() + LONG_AFTER, FORM.presumed) == 1
+        turn = 1
+        if by_hand:
+            assert ledger.adjust("by hand", [trip], by_hand, 0, 0, (NOON, "search", by_hand), turn=("search", 1))
+            turn = 2
+        for _ in range(2):  # the second is told to a hold that has ended
+            if late is None:
+                ledger.release(1, CALL)
+            else:
+                ledger.settle(1, *late, 1, (NOON, "search", late[0]))
+        assert ledger.adjust("more", [trip], 5, 0, 0, (NOON, "search", 5), turn=("search", turn)) is goes_on
+        if not goes_on:
+            assert ledger.adjust("more", [trip], 5, 0, 0, (NOON, "search", 5), turn=("search", turn + 1))
+        assert ledger.balance(trip).spent_usd_nanos == other + comes_to + 5
+        assert sum(found.sums[0] for found in ledger.tally()) == other + comes_to + 5
+        assert sum(row[2] for row in ledger.rows_of("search")) == comes_to + 5
+
     @pytest.mark.parametrize("wrong", [-1, 2**63, 0.5, "1", None])
     def test_an_amount_that_is_none_is_refused_before_anything_changes(self, ledger: Ledger, wrong: Any) -> None:
         trip = account()

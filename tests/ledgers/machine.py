@@ -53,6 +53,8 @@ class Model:
         self.on_top: dict[str, list[int]] = {}
         self.excused: set[str] = set()
         self.limited: set[str] = set()
+        #: Who has changed what calls cost after their end: "hand" or "late".  All calls have the same id.
+        self.turns: list[str] = []
 
     def limits(self, key: str) -> list[int]:
         limits = list(OWN_LIMITS[key])
@@ -133,6 +135,12 @@ class Model:
         hold = self.holds.get(hold_id)
         if hold is None or hold.state not in ("held", "expired") or state == hold.state:
             return False
+        if hold.state == "expired":
+            changes = [a - b for a, b in zip(amounts, hold.bound, strict=True)]
+            if "hand" in self.turns and (min(changes) < 0 or max(changes) == 0):
+                self.holds[hold_id] = hold._replace(state=state)
+                return True
+            self.turns.append("late")
         for key in hold.keys:
             if hold.state == "expired" and key not in self.spent:
                 continue  # forgotten meanwhile
@@ -321,6 +329,23 @@ class LedgerMachine(RuleBasedStateMachine):
             self.model.spend(key, (usd, tokens, 0))
         assert self.ledger.adjust(adjust_id, accounts, usd, tokens, 0) is True
         assert self.ledger.adjust(adjust_id, accounts, usd, tokens, 0) is False
+
+    @rule(accounts=some_accounts, usd=st.integers(-80, 80), behind=st.integers(0, 2))
+    def adjust_in_turn(self, accounts: Any, usd: int, behind: int) -> None:
+        """By one who has seen all changes of the call, or all but the latest ones."""
+        self.ids += 1
+        turns = self.model.turns
+        number = max(1, len(turns) + 1 - behind)
+        is_next = number > len(turns)
+        if is_next:
+            turns.append("hand")
+            for account in accounts:
+                self.model.spend(account.key, (usd, 0, 0))
+        adjust_id = f"adjustment {self.ids}"
+        assert self.ledger.adjust(adjust_id, accounts, usd, 0, 0, turn=(PLACE, number)) is is_next
+        again = (PLACE, len(turns) + 1)
+        if is_next:
+            assert self.ledger.adjust(adjust_id, accounts, usd, 0, 0, turn=again) is False
 
     @rule(accounts=some_accounts, usd=st.integers(-80, 80), tokens=st.integers(-80, 80))
     def adjust_what_is_known(self, accounts: Any, usd: int, tokens: int) -> None:

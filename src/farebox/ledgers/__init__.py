@@ -160,7 +160,8 @@ class Ledger(abc.ABC):
         """Turn a hold into a charge of the actual amounts; what they are above the bound becomes debt.
 
         The hold becomes `row` in the same instant (None: it leaves no row).  An expired hold is corrected: its charge
-        becomes this one, its row this row.
+        becomes this one, its row this row, and the next turn of its call is taken (`adjust`).  Where the call was corrected by
+        hand before, only what is dearer than the bound, and cheaper in no unit, does so; all else changes nothing.
 
         Returns:
             False, and nothing changed, where the hold already ended, is unknown or was inherited by a forked child.
@@ -216,6 +217,8 @@ class Ledger(abc.ABC):
         tokens: int,
         calls: int,
         row: Any = None,
+        *,
+        turn: tuple[str, int] | None = None,
     ) -> bool:
         """Correct what was spent, up or down: recorded by hand, refunded, billed otherwise.
 
@@ -225,9 +228,11 @@ class Ledger(abc.ABC):
         Args:
             accounts: One that is given by its key alone is taken as it was last held, and passed over where the ledger does
                 not know it any more.
+            turn: Of a correction to a call: its id, and the number of this change among all that were made to it since it
+                ended, counted from 1.  Each is taken once, also by a late answer: so nobody corrects what he has not seen.
 
         Returns:
-            False, and nothing changed, where `adjust_id` was used before, as far as the ledger remembers.
+            False, and nothing changed, where `adjust_id` was used before or the turn was taken, as far as the ledger remembers.
         """
 
     # Standing budgets

@@ -53,6 +53,7 @@ from farebox.ledgers._fitting import (
 )
 from farebox.ledgers._terms import CONTROLS, Terms
 from farebox.ledgers._totals import Coarsen, Fold
+from farebox.ledgers._turns import Turn, is_dearer, key_of, next_turn
 from farebox.ledgers._waiting import NEWCOMER, Line, OpenHold, Parked, behind, fits, is_contended, prospects
 
 _ENTERED: Final = object()
@@ -73,8 +74,10 @@ class Book:
         coarsen: Coarsen,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
+        id_of: Callable[[Any], str] = lambda row: "",
     ) -> None:
-        self._options = (keep_rows, keep_totals, fold, coarsen, clock, wall_clock)
+        self._options = (keep_rows, keep_totals, fold, coarsen, clock, wall_clock, id_of)
+        self._id_of = id_of
         self._clock = clock
         self.entries: dict[Any, Any] = {}
         self.ended = Ended(self.entries, keep_rows, keep_totals, fold, coarsen)
@@ -280,10 +283,18 @@ class Book:
         return True
 
     def _correct(self, hold_id: int, actual: Amounts, row: Any) -> bool:
-        """The bound was charged when the hold expired: charge what it really was instead."""
-        _, grant, _, accounts = self.entries[hold_id]
-        usd, tokens, calls = (now - then for now, then in zip(actual, grant[1:], strict=True))
+        """The bound was charged when the hold expired: charge what it really was instead, in turn."""
+        _, grant, presumed, accounts = self.entries[hold_id]
+        usd, tokens, calls = change = actual[0] - grant[1], actual[1] - grant[2], actual[2] - grant[3]
         changes: dict[Any, Any] = {}
+        call_id = "" if row is None or presumed is None else self._id_of(row)
+        if call_id:
+            turn, is_by_hand = next_turn(self.entries, call_id)
+            if is_by_hand and not is_dearer(change):
+                self.entries[hold_id] = (CORRECTED, grant, presumed)
+                return True
+            changes[turn] = (CORRECTED, None, None)
+            self.ended.keys.append(turn)
         for account in accounts:
             was = self.entries.get(account.key)
             if was is not None:  # it may be forgotten by now
@@ -318,10 +329,17 @@ class Book:
             changes[hold_id] = (SETTLED, Grant(0, *amounts), row)
             self._enter(hold_id, changes, [account.key for account in accounts])
 
-    def adjust(self, adjust_id: Hashable, accounts: Sequence[Account | str], amounts: Amounts, row: Any) -> bool:
+    def adjust(
+        self,
+        adjust_id: Hashable,
+        accounts: Sequence[Account | str],
+        amounts: Amounts,
+        row: Any,
+        turn: Turn | None = None,
+    ) -> bool:
         """As `charge`, but amounts may be negative, and accounts be given by key."""
         key = (_ENTERED, adjust_id)
-        if key in self.entries:
+        if key in self.entries or (turn is not None and key_of(turn) in self.entries):
             return False
         meant = [
             (self.entries[one][-1] or Account(one, one)) if isinstance(one, str) else one
@@ -330,37 +348,31 @@ class Book:
         ]
         changes = self._spend(meant, amounts)
         changes[key] = (ENTERED, None, row)
+        if turn is not None:
+            changes[key_of(turn)] = (ENTERED, None, None)
+            self.ended.keys.append(key_of(turn))
         self._enter(key, changes, [account.key for account in meant])
         return True
 
     def control(self, entry_id: str, key: str, said: Control) -> bool:
-        entry = (_ENTERED, entry_id)
-        if entry in self.entries:
-            return False
-        before = self.terms.said()
-        controls = {**before, key: said.over(before.get(key, Control()))}
-        self.terms.has_any = True
         # Anybody in line may be let in by it, or have to go.
-        self._enter(entry, {CONTROLS: controls, entry: (ENTERED, None, None)}, list(self.queues))
-        return True
+        return self._say(entry_id, list(self.queues), lambda: self.terms.controlled(key, said))
 
     def top_up(self, entry_id: str, account: Account, amounts: Amounts) -> bool:
-        self.terms.has_any = True
-        return self._change(entry_id, account, lambda was: (*was[:10], _sum(was[10], amounts), was[11]))
+        return self._say(entry_id, [account.key], lambda: self.terms.topped_up(account, amounts), account)
 
     def reset(self, entry_id: str, account: Account) -> bool:
-        return self._change(
-            entry_id, account, lambda was: (0, was[1], 0, 0, was[4], 0, 0, was[7], 0, was[9], was[10], was[11])
-        )
+        return self._say(entry_id, [account.key], lambda: self.terms.reset(account), account)
 
-    def _change(self, entry_id: str, account: Account, change: Callable[[Any], Any]) -> bool:
-        """Change one account, under an id that is used once."""
+    def _say(
+        self, entry_id: str, touched: Iterable[Any], changed: Callable[[], dict[Any, Any]], *accounts: Account
+    ) -> bool:
+        """Put in force what a person says, under an id that is used once."""
         entry = (_ENTERED, entry_id)
         if entry in self.entries:
             return False
-        self.closings.note([account])
-        changed = change(self.entries.get(account.key, EMPTY))
-        self._enter(entry, {account.key: changed, entry: (ENTERED, None, None)}, [account.key])
+        self.closings.note(accounts)
+        self._enter(entry, {**changed(), entry: (ENTERED, None, None)}, touched)
         return True
 
     def _spend(self, accounts: Sequence[Account], amounts: Amounts) -> dict[Any, Any]:
@@ -486,7 +498,3 @@ class Book:
             else:
                 del self.held[hold_id]
         return found
-
-
-def _sum(one: Amounts, other: Amounts) -> Amounts:
-    return one[0] + other[0], one[1] + other[1], one[2] + other[2]

@@ -15,6 +15,7 @@ import attrs
 
 from farebox.ledgers import Account, Answer, Control, Grant, Need
 from farebox.ledgers._fitting import Amounts
+from farebox.ledgers._turns import Turn, text_of
 from farebox.ledgers._views import Glance
 
 NO_VIEWS: Final[Mapping[str, Glance]] = {}
@@ -120,6 +121,8 @@ class Adjust(Operation):
     amounts: Amounts
     row: Any
     known_keys: tuple[str, ...] = ()
+    #: Another id that it uses up, that of its turn; None where it has none.
+    turn: str | None = None
     answer: bool = False
 
 
@@ -172,7 +175,9 @@ class Forget(Operation):
     is_awaited: bool = False
 
 
-def adjustment(adjust_id: Hashable, accounts: Sequence[Account | str], amounts: Amounts, row: Any) -> Adjust:
+def adjustment(
+    adjust_id: Hashable, accounts: Sequence[Account | str], amounts: Amounts, row: Any, turn: Turn | None
+) -> Adjust:
     """`Ledger.adjust`, with those accounts apart of which only the key is given."""
     return Adjust(
         adjust_id=str(adjust_id),
@@ -180,6 +185,7 @@ def adjustment(adjust_id: Hashable, accounts: Sequence[Account | str], amounts: 
         known_keys=tuple(dict.fromkeys(one for one in accounts if isinstance(one, str))),
         amounts=amounts,
         row=row,
+        turn=None if turn is None else text_of(turn),
     )
 
 

@@ -133,7 +133,8 @@ class Asks:
                 for key in asked.known_keys:
                     accounts += (key, "", "")
                 count += len(asked.known_keys)
-                rest = (number_list(asked.amounts), *self.row(asked.row), count, *accounts)
+                turn = () if asked.turn is None else (asked.turn,)
+                rest = (number_list(asked.amounts), *self.row(asked.row), count, *accounts, *turn)
                 return scripts.CHARGE, (f"e:{asked.adjust_id}", _ENTRY_ID_SECONDS, *rest)
             case op.SayControl():
                 said = _control_text(asked.said)

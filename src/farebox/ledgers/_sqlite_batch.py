@@ -39,9 +39,11 @@ from farebox.ledgers._sqlite_fits import fit
 from farebox.ledgers._sqlite_learnt import write_learnt
 from farebox.ledgers._sqlite_locks import Owner
 from farebox.ledgers._sqlite_rows import NewRows, Places, Text, call_text, text_of
+from farebox.ledgers._turns import is_dearer
+from farebox.ledgers._turns import text_of as turn_text
 from farebox.ledgers._views import Glance
 
-_ADJUSTMENT, _CONTROL, _TOP_UP, _RESET = "adjustment", "control", "top up", "reset"
+_ADJUSTMENT, _LATE, _CONTROL, _TOP_UP, _RESET = "adjustment", "late answer", "control", "top up", "reset"
 _logger = logging.getLogger("farebox")
 
 
@@ -230,7 +232,7 @@ class Batch:
         elif hold.state == HELD:
             self._finish(hold, asked.amounts, self._texts.get(asked), RELEASED if asked.is_released else SETTLED)
         elif hold.state == EXPIRED:
-            self._correct(hold, asked.amounts, self._texts.get(asked))
+            self._correct(hold, asked.amounts, self._texts.get(asked), asked.row)
 
     def _use_up(self, used_id: str, state: str, grant: Grant) -> None:
         hold = Hold(used_id, self._owner.name, state, grant, (), {}, None, None)
@@ -269,9 +271,17 @@ class Batch:
             for key in hold.keys:
                 books.drop_if_forgotten(key)
 
-    def _correct(self, hold: Hold, actual: Amounts, row: Text | None) -> None:
-        """The bound was charged when the hold expired: charge what it really was instead."""
-        usd, tokens, calls = (now - then for now, then in zip(actual, hold.grant[1:], strict=True))
+    def _correct(self, hold: Hold, actual: Amounts, row: Text | None, said: Any) -> None:
+        """The bound was charged when the hold expired: charge what it really was instead, in turn."""
+        _, held_usd, held_tokens, held_calls = hold.grant
+        usd, tokens, calls = change = actual[0] - held_usd, actual[1] - held_tokens, actual[2] - held_calls
+        if said is not None and hold.row_seq is not None:
+            turn, is_by_hand = self._next_turn(self._form.id_of(said))
+            if is_by_hand and not is_dearer(change):
+                hold.state = CORRECTED
+                self._books.changed_holds[hold.id] = hold
+                return
+            self._enter(_LATE, turn, "", ())
         changes: dict[str, Numbers] = {}
         for key in hold.keys:
             was = self._books.balances.get(key)
@@ -350,13 +360,15 @@ class Batch:
 
     def _adjust(self, asked: op.Adjust) -> None:
         asked.answer = False
-        if not self._is_new(asked.adjust_id):
+        if not self._is_new(asked.adjust_id) or (asked.turn is not None and not self._is_new(asked.turn)):
             return
         changes = self._charged([*asked.accounts, *self._books.known(asked.known_keys)], asked.amounts)
         row = self._texts.get(asked)
         if isinstance(row, Exception):
             raise row
         self._enter(_ADJUSTMENT, asked.adjust_id, "", asked.amounts)
+        if asked.turn is not None:
+            self._enter(_ADJUSTMENT, asked.turn, "", ())
         self._books.put(changes)
         if row is not None:
             self._rows.add(row, self._now)
@@ -400,6 +412,15 @@ class Batch:
 
     def _is_new(self, entry_id: str) -> bool:
         return not self._connection.execute("SELECT 1 FROM entries WHERE id = ?", (entry_id,)).fetchall()
+
+    def _next_turn(self, call_id: str) -> tuple[str, bool]:
+        """The id of the first turn nobody has taken, and whether one before it was by hand."""
+        number, is_by_hand = 1, False
+        ask = "SELECT kind FROM entries WHERE id = ?"
+        while taken := self._connection.execute(ask, (turn_text((call_id, number)),)).fetchall():
+            is_by_hand = is_by_hand or taken[0][0] == _ADJUSTMENT
+            number += 1
+        return turn_text((call_id, number)), is_by_hand
 
     def _enter(self, kind: str, entry_id: str, key: str, said: Sequence[object]) -> None:
         entry = (entry_id, kind, self._now, key, json.dumps(said))

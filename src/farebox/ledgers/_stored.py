@@ -248,9 +248,11 @@ class StoredLedger(Ledger):
         tokens: int,
         calls: int,
         row: Any = None,
+        *,
+        turn: tuple[str, int] | None = None,
     ) -> bool:
         check_amounts(abs(usd_nanos), abs(tokens), abs(calls))
-        asked = op.adjustment(adjust_id, accounts, (usd_nanos, tokens, calls), row)
+        asked = op.adjustment(adjust_id, accounts, (usd_nanos, tokens, calls), row, turn)
         self._submit(asked)
         return asked.answer
 

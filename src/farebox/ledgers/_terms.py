@@ -30,6 +30,22 @@ class Terms:
         """What is in force by key: never changed, only replaced."""
         return self._entries[CONTROLS]  # type: ignore[no-any-return]
 
+    def controlled(self, key: str, said: Control) -> dict[Any, Any]:
+        """What changes where `said` is put in force under `key`; this and the two below change nothing themselves."""
+        self.has_any = True
+        before = self.said()
+        return {CONTROLS: {**before, key: said.over(before.get(key, Control()))}}
+
+    def topped_up(self, account: Account, amounts: Amounts) -> dict[Any, Any]:
+        self.has_any = True
+        was = self._entries.get(account.key, EMPTY)
+        (usd, tokens, calls), (more_usd, more_tokens, more_calls) = was[10], amounts
+        return {account.key: (*was[:10], (usd + more_usd, tokens + more_tokens, calls + more_calls), was[11])}
+
+    def reset(self, account: Account) -> dict[Any, Any]:
+        was = self._entries.get(account.key, EMPTY)
+        return {account.key: (0, was[1], 0, 0, was[4], 0, 0, was[7], 0, was[9], was[10], was[11])}
+
     def in_force(self, accounts: Iterable[Account]) -> Limits:
         """Limits in force by account key; empty while nobody has said anything about any account."""
         if not self.has_any:

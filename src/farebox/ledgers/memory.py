@@ -76,7 +76,8 @@ class MemoryLedger(Ledger):
             raise ValueError(f"keep_totals={keep_totals} leaves no room for a total; it is 1 or more")
         self._folding = Folding.by_hand(fold, coarsen) if form is None else Folding.by_form(form)
         self._wall_clock = wall_clock
-        self._start(Book(keep_rows, keep_totals, self._folding.fold, self._folding.coarsen, clock, wall_clock))
+        folding = self._folding
+        self._start(Book(keep_rows, keep_totals, folding.fold, folding.coarsen, clock, wall_clock, folding.id_of))
         _ledgers.add(self)
 
     def _start(self, book: Book) -> None:
@@ -188,11 +189,13 @@ class MemoryLedger(Ledger):
         tokens: int,
         calls: int,
         row: Any = None,
+        *,
+        turn: tuple[str, int] | None = None,
     ) -> bool:
         check_amounts(abs(usd_nanos), abs(tokens), abs(calls))
         with self._lock:
             self._drain()
-            done = self._book.adjust(adjust_id, accounts, (usd_nanos, tokens, calls), row)
+            done = self._book.adjust(adjust_id, accounts, (usd_nanos, tokens, calls), row, turn)
         self._catch_up()
         return done
 

@@ -157,9 +157,10 @@ class RedisStore(Store):
             ends = []
             for hold_id, seen, call in _grouped(due, 3):
                 grant = grant_of(seen)
-                row = self._asks.row(self._row_of_expired(asked, call, grant))
+                presumed = self._row_of_expired(asked, call, grant)
+                row, call_id = self._asks.row(presumed), "" if presumed is None else self._form.id_of(presumed)
                 amounts = number_list(grant[1:])
-                ends.append(self._call(scripts.END, hold_id, "expired", amounts, *row, seen, until, silent))
+                ends.append(self._call(scripts.END, hold_id, "expired", amounts, *row, seen, until, silent, call_id))
             ended = sum(isinstance(reply, list) and reply[0] == b"yes" for reply in self._link.run(ends)) if ends else 0
             expired += ended
             if not ended:

@@ -1,5 +1,5 @@
--- ARGV: 3 hold id, 4 what it becomes, 5 amounts, 6-10 its row, 11-13 for 'expired': the grant that was seen, until when, and
--- how long an owner may have been silent.  The keys of its accounts are read from the hold: they lie in the slot of KEYS[1].
+-- ARGV: 3 hold id, 4 what it becomes, 5 amounts, 6-10 its row, 11-14 for 'expired': the grant that was seen, until when, how
+-- long an owner may have been silent, and the id of its call.  What expired is corrected in turn, as `_turns.py` says.  The keys of its accounts are read from the hold: they lie in the slot of KEYS[1].
 local function end_generally(ARGV)
   local becomes = ARGV[4]
   local actual = read_list(ARGV[5])
@@ -33,6 +33,24 @@ local function end_generally(ARGV)
   widen(actual)
   widen(held)
   local zero = number(0)
+  local turn
+  if was_expired and row and hold.row[5] then
+    local count, is_by_hand, taken = 0, false, nil
+    repeat
+      count = count + 1
+      turn = prefix .. 'e:turn ' .. count .. ' of ' .. hold.row[5]
+      taken = redis.call('GET', turn)
+      is_by_hand = is_by_hand or taken == 'hand'
+    until not taken
+    local is_dearer, is_cheaper = false, false
+    for i = 1, 3 do
+      is_dearer, is_cheaper = is_dearer or held[1 + i] < actual[i], is_cheaper or actual[i] < held[1 + i]
+    end
+    if is_by_hand and (is_cheaper or not is_dearer) then
+      save_hold(ARGV[3], {state = 'corrected', grant = hold.grant})
+      return {'yes', now_text}
+    end
+  end
   for _, account in ipairs(accounts) do
     local holds = account.now
     if was_expired then
@@ -66,6 +84,7 @@ local function end_generally(ARGV)
 
   local ended = {state = becomes, grant = hold.grant}
   if was_expired then
+    if turn then redis.call('SET', turn, 'late', 'EX', RETENTION_SECONDS) end
     if hold.row[1] then
       redis.call('XDEL', prefix .. 'rows', hold.row[1])
       sum_up(hold.row[2], hold.row[3], hold.row[4], true)
@@ -77,7 +96,7 @@ local function end_generally(ARGV)
   end
   if row then
     local id = add_row(row)
-    if becomes == 'expired' then ended.row = {id, row.day, row.field, row.sums} end
+    if becomes == 'expired' then ended.row = {id, row.day, row.field, row.sums, ARGV[14]} end
   end
   if becomes == 'expired' then ended.keys = hold.keys end
   save_hold(ARGV[3], ended)
