@@ -69,6 +69,7 @@ class Site:
         self._is_warm = self.known >= _JUDGED_BY
         #: The number of the last of the calls it is judged by, once that has begun.
         self._last_judged: int | None = None
+        #: Buckets of answers that are not counted yet.
         self._fresh: list[int] = []
         self._folding = threading.RLock()
         self._buckets: dict[int, int] = dict(learnt)
@@ -81,9 +82,9 @@ class Site:
 
     def learn(self, output_tokens: int, is_cut: bool) -> int:
         """Take note of one answer; folded in when the next call asks.  Returns its bucket."""
-        tokens = output_tokens * 2 if is_cut else output_tokens
-        self._fresh.append(tokens)
-        return _bucket(tokens)
+        bucket = _bucket(output_tokens * 2 if is_cut else output_tokens)
+        self._fresh.append(bucket)
+        return bucket
 
     def is_cold(self) -> bool:
         """Whether too few answers are known to judge by.  Once warm, a site stays so."""
@@ -120,8 +121,7 @@ class Site:
         with self._folding:
             fresh, self._fresh = self._fresh, []
             buckets, top = self._buckets, self._top
-            for tokens in fresh:
-                bucket = _bucket(tokens)
+            for bucket in fresh:
                 buckets[bucket] = buckets.get(bucket, 0) + 1
                 if bucket > top:
                     self._above += 1
@@ -149,8 +149,8 @@ class Site:
 
 def _bucket(tokens: int) -> int:
     """Eight buckets between two powers of two; below eight each number has its own."""
-    octave = max(0, tokens.bit_length() - 1 - _PER_OCTAVE_BITS)
-    return (octave << _PER_OCTAVE_BITS) + (tokens >> octave)
+    octave = tokens.bit_length() - 1 - _PER_OCTAVE_BITS
+    return tokens if octave <= 0 else (octave << _PER_OCTAVE_BITS) + (tokens >> octave)
 
 
 def _upper_edge(bucket: int) -> int:
