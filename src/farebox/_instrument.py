@@ -141,8 +141,8 @@ def uninstrument(client: Any = None) -> None:
     """Take back `instrument(client)`, or without a client every `instrument()` of this process."""
     with _lock:
         if client is None:
-            while _handles:
-                _handles[-1].undo()
+            for handle in reversed(_handles.copy()):
+                handle.undo()
             return
         seam = _seam_of(client)
         target = seam.target(client)

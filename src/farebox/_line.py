@@ -11,13 +11,16 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from farebox import signals
 from farebox._call import Call
 from farebox.ledgers import Account, Answer, Ledger, Need, Shortfall, Ticket
+
+if TYPE_CHECKING:
+    import asyncio
 
 #: How often a waiting call looks whether those it waits for still move, in seconds.
 _TICK_SECONDS: Final = 0.25
@@ -210,13 +213,18 @@ def _wait_thread(line: Line) -> Answer:
         ticket = line.enter(woken.release)
         if not isinstance(ticket, Ticket):
             return ticket
-        while ticket.answer is None and (left := deadline - time.monotonic()) > 0:
-            if not woken.acquire(timeout=min(left, _TICK_SECONDS)) and not line.is_moving(ticket):
-                break
+        _stand(line, ticket, woken, deadline)
     except BaseException:
         line.abandon()
         raise
     return line.leave(ticket)
+
+
+def _stand(line: Line, ticket: Ticket, woken: threading.Lock, deadline: float) -> None:
+    """Until there is an answer, or none to be waited for."""
+    while ticket.answer is None and (left := deadline - time.monotonic()) > 0:
+        if not woken.acquire(timeout=min(left, _TICK_SECONDS)) and not line.is_moving(ticket):
+            return
 
 
 async def _wait_task(line: Line) -> Answer:
@@ -241,14 +249,21 @@ async def _wait_task(line: Line) -> Answer:
             ticket = line.enter(wake)
         if not isinstance(ticket, Ticket):
             return ticket
-        while ticket.answer is None and (left := deadline - time.monotonic()) > 0:
-            try:
-                async with asyncio.timeout(min(left, _TICK_SECONDS)):
-                    await woken.wait()
-            except TimeoutError:
-                if not line.is_moving(ticket):
-                    break
+        await _stand_by(line, ticket, woken, deadline)
     except BaseException:
         line.abandon()
         raise
     return line.leave(ticket)
+
+
+async def _stand_by(line: Line, ticket: Ticket, woken: asyncio.Event, deadline: float) -> None:
+    """As `_stand`."""
+    import asyncio
+
+    while ticket.answer is None and (left := deadline - time.monotonic()) > 0:
+        try:
+            async with asyncio.timeout(min(left, _TICK_SECONDS)):
+                await woken.wait()
+        except TimeoutError:
+            if not line.is_moving(ticket):
+                return

@@ -178,6 +178,6 @@ class Needs:
             with self._lock:
                 text = "\n".join(key)
                 found = self._sites.setdefault(key, Site(text, self._learnt.get(text, _NOTHING)))
-                while len(self._sites) > _MOST_SITES:
+                if len(self._sites) > _MOST_SITES:
                     del self._sites[next(iter(self._sites))]
         return found

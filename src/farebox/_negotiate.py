@@ -48,7 +48,9 @@ def negotiate(call: Call, plan: Plan, answer: Answer | None) -> Steps:
                 plan = _at_rungs(call, plan, rewritten)
             plan, answer = yield from _hold(call, plan)
             _tell(rewritten)
-        while isinstance(answer, Shortfall):
+        while True:
+            if not isinstance(answer, Shortfall):
+                break
             speaker = speaker_of(plan, answer)
             mode = speaker.budget.mode
             if answer.is_killed:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dis
 import sys
 from collections.abc import Callable
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -17,11 +17,12 @@ from farebox.ledgers import Control, Grant, Ticket
 from farebox.ledgers.memory import MemoryLedger
 from tests.ledgers.contract import account, fixed
 
-pytestmark = pytest.mark.skipif(
-    sys.version_info >= (3, 13), reason="Python 3.13 tells of the bytecodes of a function from its second trace on only"
-)
 #: The interpreter looks for signals when it enters a function, returns from a call or jumps back.
 LOOKS_AFTER = ("RESUME", "CALL", "CALL_KW", "CALL_FUNCTION_EX", "JUMP_BACKWARD")
+#: Since Python 3.13 before it jumps back: of a loop with a condition that is no more within the `try` around it.
+LOOKS_BEFORE = ("JUMP_BACKWARD",)
+#: The name by which the interpreter tells this file of bytecodes.
+TOOL = 4
 
 
 class Interrupt(BaseException):
@@ -30,6 +31,42 @@ class Interrupt(BaseException):
 
 def interrupted_at(moment: int, action: Callable[[], object]) -> bool:
     """Run `action` and raise at the `moment`-th place inside the ledger; False where there are fewer."""
+    return (monitored if sys.version_info >= (3, 13) else traced)(moment, action)
+
+
+def monitored(moment: int, action: Callable[[], object]) -> bool:
+    """As `interrupted_at`, since Python 3.13: its traces tell of the bytecodes of a function from the second on only."""
+    monitoring: Any = sys.monitoring
+    last: dict[FrameType, str] = {}
+    seen = 0
+
+    def see(code: CodeType, offset: int) -> Any:
+        nonlocal seen
+        if "/farebox/ledgers/" not in code.co_filename.replace("\\", "/"):
+            return monitoring.DISABLE
+        frame = sys._getframe(1)
+        before, last[frame] = last.get(frame, ""), dis.opname[code.co_code[offset]]
+        if before in LOOKS_AFTER or last[frame] in LOOKS_BEFORE:
+            seen += 1
+            if seen == moment:
+                raise Interrupt
+        return None
+
+    monitoring.use_tool_id(TOOL, "interrupts")
+    try:
+        monitoring.register_callback(TOOL, monitoring.events.INSTRUCTION, see)
+        monitoring.set_events(TOOL, monitoring.events.INSTRUCTION)
+        action()
+    except Interrupt:
+        return True
+    finally:
+        monitoring.set_events(TOOL, 0)
+        monitoring.free_tool_id(TOOL)
+    return False
+
+
+def traced(moment: int, action: Callable[[], object]) -> bool:
+    """As `interrupted_at`, until Python 3.12."""
     last: dict[FrameType, str] = {}
     seen = 0
 
@@ -106,6 +143,7 @@ class Scene:
         assert not ledger._book.line.tickets
         assert not ledger._book.held
         assert not ledger._wakes
+        assert ledger._waking is None
         assert not ledger._later
 
 
@@ -114,6 +152,10 @@ ACTIONS: dict[str, Callable[[Scene], object]] = {
     "refuse": lambda s: s.ledger.reserve(6, s.both, fixed(2_000)),
     "extend": lambda s: s.ledger.extend(3, 100, 5),
     "settle, hand over and fold": lambda s: s.ledger.settle(3, 1_000, 5, 1, (3, 1_000)),
+    "settle, hand over to two": lambda s: (
+        s.ledger.park(6, s.both, fixed(900), owner="six", wake=lambda: None),
+        s.ledger.settle(3, 0, 0, 1, (3, 0)),
+    ),
     "release": lambda s: s.ledger.release(3, (3, 0)),
     "expire": lambda s: s.ledger.expire(102.0),
     "correct": lambda s: s.ledger.settle(4, 20, 0, 1, (4, 20)),

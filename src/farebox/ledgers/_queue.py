@@ -88,9 +88,7 @@ class Queue:
         bell.acquire()
         try:
             self._waiting.append(operation)
-            while not operation.is_done and operation.error is None:
-                if not self._try_to_apply(operation):
-                    bell.acquire(timeout=_LOOK_SECONDS)
+            self._see_done(operation, bell)
         except BaseException:
             operation.is_awaited = False  # interrupted: nobody reads its answer, but it may be on its way
             raise
@@ -98,6 +96,11 @@ class Queue:
             _ring(operation.next_bell)
         if operation.error is not None:
             raise operation.error
+
+    def _see_done(self, operation: Operation, bell: threading.Lock) -> None:
+        while not operation.is_done and operation.error is None:
+            if not self._try_to_apply(operation):
+                bell.acquire(timeout=_LOOK_SECONDS)
 
     def catch_up(self) -> None:
         """Have all done that stands here, so that a process reads what it wrote.
@@ -169,18 +172,10 @@ class Queue:
 
     def _apply_first(self, asked: Operation | None) -> LedgerUnavailable | None:
         batch: list[Operation] = []
-        awaited = 0
         if len(self._waiting) < self._company:
             time.sleep(_GATHER_SECONDS)
         try:
-            while self._waiting and len(batch) < _MOST_AT_ONCE:
-                operation = self._waiting[0]
-                if (
-                    operation.error is None
-                ):  # else whoever waited for it was told so, and it is not done behind their back
-                    batch.append(operation)
-                    awaited += operation.is_awaited
-                self._waiting.popleft()
+            self._take(batch)
             if batch:
                 self._store.apply(batch)
         except LedgerUnavailable as error:
@@ -190,6 +185,7 @@ class Queue:
             self._put_back(batch, None)  # a signal: each is done at most once, so all may be given again
             raise
         finally:
+            awaited = sum(operation.is_awaited for operation in batch)
             self._company = max(self._company - 1, len(batch) if awaited > 1 else 0)
         # Each who is woken wakes the next: woken at once they would only wait for the interpreter, and be woken twice.
         next_bell: threading.Lock | None = None
@@ -202,6 +198,14 @@ class Queue:
         self._has_dropped = False
         self._when_done(batch)
         return None
+
+    def _take(self, batch: list[Operation]) -> None:
+        """Move to `batch` what stands first."""
+        while self._waiting and len(batch) < _MOST_AT_ONCE:
+            operation = self._waiting[0]
+            if operation.error is None:  # else whoever waited for it was told so, and it is not done behind their back
+                batch.append(operation)
+            self._waiting.popleft()
 
     def _put_back(self, batch: Sequence[Operation], error: LedgerUnavailable | None) -> None:
         if error is not None:

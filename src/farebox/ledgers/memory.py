@@ -342,18 +342,21 @@ class MemoryLedger(Ledger):
         """Without the lock.  A wake that calls the ledger finds its thread waking others already, and does not nest."""
         if not self._wakes or self._waking == threading.get_ident():
             return
-        interrupt: BaseException | None = None
         self._waking = threading.get_ident()
         try:
-            while self._wakes:
-                try:
-                    self._wakes.popleft()()
-                except Exception:
-                    pass  # its waiter is gone, or another thread took the last one: the others are still to be woken
-                except BaseException as error:
-                    interrupt = error
+            self._wake_all()
         finally:
             self._waking = None
+
+    def _wake_all(self) -> None:
+        interrupt: BaseException | None = None
+        while self._wakes:
+            try:
+                self._wakes.popleft()()
+            except Exception:
+                pass  # its waiter is gone, or another thread took the last one: the others are still to be woken
+            except BaseException as error:
+                interrupt = error
         if interrupt is not None:
             raise interrupt
 
