@@ -12,11 +12,12 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import os
 import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import openai
@@ -31,6 +32,9 @@ CAP = 100
 #: What the openai package is built on: httpx2 since its version 3, httpx before.
 HTTPX: Any = importlib.import_module(openai.DefaultHttpxClient.__mro__[1].__module__.partition(".")[0])
 
+
+#: What carries the requests of the clients, where it is not what the SDKs come with: a row of the environments says so.
+OVER: Final = os.environ.get("TESTED_OVER", "")
 
 #: All is on loopback and in the clear: to load the certificates of the system takes 40 ms a client.
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -94,8 +98,11 @@ class Ride:
         sdk = openai if self.name == "openai" else anthropic
         url = provider.openai_base_url if self.name == "openai" else provider.anthropic_base_url
         options = {"base_url": url, "api_key": "fake", "max_retries": 0, "timeout": 20.0, **options}
-        transport = sdk.DefaultAsyncHttpxClient if prefix else sdk.DefaultHttpxClient
-        http_client = transport(verify=NO_CERTIFICATES, timeout=options["timeout"])
+        if prefix and OVER == "aiohttp":
+            http_client = sdk.DefaultAioHttpClient(timeout=options["timeout"])
+        else:
+            transport = sdk.DefaultAsyncHttpxClient if prefix else sdk.DefaultHttpxClient
+            http_client = transport(verify=NO_CERTIFICATES, timeout=options["timeout"])
         return getattr(sdk, prefix + sdk_class(self.name))(http_client=http_client, **options)
 
     def api(self, client: Any) -> Any:
@@ -317,7 +324,9 @@ def google_errors() -> tuple[type[Exception], ...]:
         return ()
     errors: Any = importlib.import_module("google.genai.errors")
     transports = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
-    return (errors.APIError, *(transport.HTTPError for transport in transports))
+    aiohttp: Any = sys.modules.get("aiohttp")
+    of_aiohttp = () if aiohttp is None else (aiohttp.ClientError, TimeoutError)
+    return (errors.APIError, *(transport.HTTPError for transport in transports), *of_aiohttp)
 
 
 def attempt(call: Callable[[], Any]) -> Any:

@@ -40,6 +40,7 @@ class Environment(NamedTuple):
     python: str
     in_ci: bool
     is_locked: bool
+    over: str
 
     @property
     def folder(self) -> Path:
@@ -71,6 +72,7 @@ def environments() -> Iterator[Environment]:
                 row.get("python", ""),
                 row.get("ci", False),
                 not row.get("unlocked", False),
+                row.get("over", ""),
             )
 
 
@@ -149,7 +151,7 @@ def _run(command: list[str]) -> str:
 def test(environment: Environment, surfaces: Path | None) -> str:
     """The output of its tests."""
     command = [str(environment.interpreter), "-m", "pytest", "-q", "-n0", "-pno:cacheprovider"]
-    environ = dict(os.environ)
+    environ = {**os.environ, "TESTED_OVER": environment.over}
     if environment.group == "frameworks":
         environ["TESTED_ENVIRONMENT"] = environment.name  # here nothing may be missing
         command += ["-ofilterwarnings=default", "-pno:warnings"]  # theirs are not ours to mend

@@ -26,8 +26,11 @@ CLIENT_MARK: Final = "_farebox"
 #: Errors of httpx, httpx2, requests and aiohttp, and of the cassettes of tests, after which nothing can have reached the provider.
 _NEVER_SENT: Final = frozenset(
     ("ConnectError ConnectTimeout PoolTimeout UnsupportedProtocol InvalidURL "
-     "NewConnectionError ConnectTimeoutError ClientConnectorError UnmatchedCall").split()
+     "NewConnectionError ConnectTimeoutError ClientConnectorError ConnectionTimeoutError UnmatchedCall").split()
 )  # fmt: skip
+#: All of aiohttp's.  Under an SDK of httpx a connection that was lost after sending becomes a ConnectError as well
+#: (httpx_aiohttp, `AIOHTTP_EXC_MAP`; openai 3.57.0 and anthropic 2.14.0 have it in `_vendor`; read 2026-11-30).
+_BELOW: Final = "ClientError"
 #: What httpx, httpx2 and aiohttp say, in a RuntimeError, of a client that was closed before.
 _CLOSED_BEFORE: Final = ("Cannot send a request, as the client has been closed.", "Session is closed")
 _MOST_PARENTS: Final = 10
@@ -244,16 +247,22 @@ def is_named(error: BaseException, name: str) -> bool:
 
 
 def never_sent(error: BaseException | None) -> bool:
-    """Whether it is certain that a request which raised `error` has not reached the provider."""
+    """Whether it is certain that a request which raised `error` has not reached the provider.
+
+    Of an error that became another one on its way the first is believed.
+    """
+    found = False
     for _ in range(_MOST_PARENTS):
         if error is None:
-            return False
+            return found
         if any(cls.__name__ in _NEVER_SENT for cls in type(error).__mro__):
-            return True
+            found = True
+        elif is_named(error, _BELOW):
+            return False
         if type(error) is RuntimeError and str(error) in _CLOSED_BEFORE:
             return True
         error = error.__cause__
-    return False
+    return found
 
 
 def incompatible(module: Any, what: str, extra: str = "") -> IncompatibleSDK:
