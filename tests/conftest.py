@@ -15,6 +15,13 @@ os.environ["FAREBOX_CONFIG"] = ""  # no farebox.toml of whoever runs the tests
 
 STORM = os.environ.get("FAREBOX_STORM") == "long"
 
+if os.environ.get("TESTED_OVER") == "uvloop":
+    import asyncio
+
+    import uvloop  # type: ignore[import-not-found, unused-ignore]
+
+    asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+
 pytest_plugins = ["tests.surfaces"]
 
 settings.register_profile("short", deadline=None, derandomize="CI" in os.environ)

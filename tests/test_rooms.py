@@ -68,9 +68,10 @@ ROOMS = {
     "_frames": Room("what one entry of a scope holds", BUDGETS),
     "_standing": Room("which accounts of the ledger a call is held against", BUDGETS | rooms("_frames _keys")),
     "_scope": Room("where a budget applies; does not decide calls", BUDGETS | rooms("_threads _frames _standing _warn")),
-    "_line": Room("how a thread or a task waits for money", CONTRACTS),
+    "_loops": Room("which event loop runs, and how its tasks wait; knows nothing of ours"),
+    "_line": Room("how a thread or a task waits for money", CONTRACTS | rooms("_loops")),
     "_speak": Room("what farebox says: errors, warnings, decisions", BUDGETS | rooms("_frames _warn")),
-    "_plan": Room("what is kept about an open call, and how it is held", BUDGETS | rooms("_frames _line")),
+    "_plan": Room("what is kept about an open call, and how it is held", BUDGETS | rooms("_frames _line _loops")),
     "_quote": Room("what a call can cost at most", BUDGETS | rooms("_frames _standing _speak _plan")),
     "_rungs": Room("what happens below the limit", BUDGETS | rooms("_frames _line")),
     "_negotiate": Room(

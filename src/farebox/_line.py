@@ -11,16 +11,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
 
-from farebox import signals
+from farebox import _loops, signals
 from farebox._call import Call
 from farebox.ledgers import Account, Answer, Ledger, Need, Shortfall, Ticket
-
-if TYPE_CHECKING:
-    import asyncio
 
 #: How often a waiting call looks whether those it waits for still move, in seconds.
 _TICK_SECONDS: Final = 0.25
@@ -130,22 +127,17 @@ async def drive_task(steps: Steps) -> None:
 def _do_in_thread(wish: Work | Pause) -> Any:
     if isinstance(wish, Work):
         return wish.run()
-    import asyncio
-
-    if asyncio._get_running_loop() is None:  # a thread that runs an event loop must not stand still
+    if _loops.running() is None:  # a thread that runs an event loop must not stand still
         time.sleep(wish.seconds)
     return None
 
 
 async def _do_in_task(wish: Work | Pause) -> Any:
-    import asyncio
-
+    loop = _loops.running()
+    if loop is None:  # under a loop that we do not know there is nobody to hand it to, and no way to wait
+        return wish.run() if isinstance(wish, Work) else None
     if isinstance(wish, Pause):
-        await asyncio.sleep(wish.seconds)
-        return None
-    loop = asyncio._get_running_loop()
-    if loop is None:
-        return wish.run()  # under another event loop than asyncio's there is nobody to hand it to
+        return await loop.sleep(wish.seconds)
     return await _off_loop(loop, wish)
 
 
@@ -186,25 +178,19 @@ def _done_here(run: Callable[[], object]) -> Any:
     return done
 
 
-async def _off_loop(loop: Any, work: Work) -> Any:
+async def _off_loop(loop: _loops.Loop, work: Work) -> Any:
     """Have another thread do it.  Where this task is cancelled meanwhile, what comes of it is taken back."""
-    import asyncio
-
     job = in_background(work.run)
-    answer = asyncio.wrap_future(job, loop=loop)
     try:
-        return await asyncio.shield(answer)
+        return await loop.result_of(job)
     except BaseException:
         if not job.cancel():
             job.add_done_callback(lambda done: work.undo())
-        answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else will ask for it
         raise
 
 
 def _wait_thread(line: Line) -> Answer:
-    import asyncio  # here and not above: it is the slowest import of all, and few calls ever wait
-
-    if line.seconds <= 0 or asyncio._get_running_loop() is not None:
+    if line.seconds <= 0 or _loops.running() is not None:
         return line.short  # a thread that runs an event loop must not stand still
     woken = threading.Lock()
     woken.acquire()
@@ -228,16 +214,14 @@ def _stand(line: Line, ticket: Ticket, woken: threading.Lock, deadline: float) -
 
 
 async def _wait_task(line: Line) -> Answer:
-    import asyncio
-
-    loop = asyncio._get_running_loop()
+    loop = _loops.running()
     if line.seconds <= 0 or loop is None:
-        return line.short  # under another event loop there is no way to park
-    woken = asyncio.Event()
+        return line.short  # under a loop that we do not know there is no way to park
+    bell = loop.bell()
 
     def wake() -> None:
         try:
-            loop.call_soon_threadsafe(woken.set)
+            bell.ring()
         except RuntimeError:  # the loop is gone, and with it whoever waited
             line.ledger.release_later(line.hold_id)
 
@@ -249,21 +233,15 @@ async def _wait_task(line: Line) -> Answer:
             ticket = line.enter(wake)
         if not isinstance(ticket, Ticket):
             return ticket
-        await _stand_by(line, ticket, woken, deadline)
+        await _stand_by(line, ticket, bell, deadline)
     except BaseException:
         line.abandon()
         raise
     return line.leave(ticket)
 
 
-async def _stand_by(line: Line, ticket: Ticket, woken: asyncio.Event, deadline: float) -> None:
+async def _stand_by(line: Line, ticket: Ticket, bell: _loops.Bell, deadline: float) -> None:
     """As `_stand`."""
-    import asyncio
-
     while ticket.answer is None and (left := deadline - time.monotonic()) > 0:
-        try:
-            async with asyncio.timeout(min(left, _TICK_SECONDS)):
-                await woken.wait()
-        except TimeoutError:
-            if not line.is_moving(ticket):
-                return
+        if not await bell.is_heard(min(left, _TICK_SECONDS)) and not line.is_moving(ticket):
+            return

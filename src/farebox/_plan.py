@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
 import threading
-import weakref
 from collections.abc import Generator
 from typing import Any, Final
 
@@ -14,6 +12,7 @@ from farebox import _config
 from farebox._call import Call, next_number
 from farebox._frames import Frame, Speaker
 from farebox._line import Line, Work
+from farebox._loops import current_task
 from farebox._needs import Site
 from farebox.errors import LedgerLost, LedgerUnavailable
 from farebox.ledgers import Account, Answer, Grant, Ledger, Need, with_slack
@@ -35,20 +34,9 @@ class _Thread(threading.local):
 this_thread: Final = _Thread()
 
 
-def _current_task() -> object | None:
-    """The running task; None under another event loop than asyncio's."""
-    asyncio = sys.modules.get("asyncio")
-    task = asyncio.current_task() if asyncio is not None and asyncio._get_running_loop() is not None else None
-    if task is None:
-        return None
-    owner = weakref.ref(task)  # weakly: its result may be the very stream that the hold is for
-    hash(owner)  # now: of a task that is gone it can't be taken any more
-    return owner
-
-
 def owner_of(call: Call) -> object:
     """The thread or the task that makes the call."""
-    return (_current_task() if call.is_async else None) or this_thread.identity
+    return (current_task() if call.is_async else None) or this_thread.identity
 
 
 class _Negotiated:
