@@ -140,7 +140,11 @@ class Book:
         room = cap + 16 if cap <= 1600 else with_slack(cap)
         usd = fixed_usd + usd_rate * room
         tokens = fixed_tokens + token_rate * room
-        if (usd | tokens | calls) >> 63:
+        try:
+            is_too_much = (usd | tokens | calls) >> 63
+        except TypeError:
+            is_too_much = True
+        if is_too_much:
             check_amounts(usd, tokens, calls)
         # Who is short.
         changes: dict[Any, Any] = {}
@@ -330,12 +334,7 @@ class Book:
             self._enter(hold_id, changes, [account.key for account in accounts])
 
     def adjust(
-        self,
-        adjust_id: Hashable,
-        accounts: Sequence[Account | str],
-        amounts: Amounts,
-        row: Any,
-        turn: Turn | None = None,
+        self, adjust_id: Hashable, accounts: Sequence[Account | str], amounts: Amounts, row: Any, turn: Turn | None
     ) -> bool:
         """As `charge`, but amounts may be negative, and accounts be given by key."""
         key = (_ENTERED, adjust_id)
