@@ -19,6 +19,7 @@ import pytest
 
 from farebox import _imports
 from farebox._imports import when_imported
+from farebox.testing import FakeProvider
 
 Write = Callable[..., str]
 
@@ -201,8 +202,9 @@ def test_a_module_without_a_spec_is_there(monkeypatch: pytest.MonkeyPatch) -> No
     assert ran == [1]
 
 
-def in_a_fresh_process(script: str) -> Any:
-    done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
+def in_a_fresh_process(script: str, *words: str) -> Any:
+    command = [sys.executable, "-W", "error", "-c", script, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -271,3 +273,50 @@ def test_undo_before_the_sdk_is_imported_leaves_it_alone() -> None:
         "print(json.dumps([finder, hasattr(openai._base_client.SyncAPIClient.request, '__wrapped__')]))\n"
     )
     assert in_a_fresh_process(script) == [False, False]
+
+
+def test_after_instrument_no_call_imports_anything() -> None:
+    """Whatever importing farebox leaves for later, it is there before the first call that it would make wait."""
+    script = (
+        "import asyncio, json, sys\n"
+        "import anthropic, openai, farebox\n"
+        "clients = {'base_url': sys.argv[1], 'api_key': 'fake'}\n"
+        "openai_client, async_client = openai.OpenAI(**clients), openai.AsyncOpenAI(**clients)\n"
+        "anthropic_client = anthropic.Anthropic(base_url=sys.argv[2], api_key='fake')\n"
+        "asked = {'messages': [{'role': 'user', 'content': 'hi'}]}\n"
+        "chat = {'model': 'gpt-5-mini', **asked}\n"
+        "message = {'model': 'claude-haiku-4-5', 'max_tokens': 9, **asked}\n"
+        "async def calls():\n"
+        "    for stream in (False, True):\n"
+        "        for create, words in (openai_client.chat.completions.create, chat), (anthropic_client.messages.create, message):\n"
+        "            came = create(**words, stream=stream)\n"
+        "            list(came if stream else ())\n"
+        "    openai_client.responses.create(model='gpt-5-mini', input='hi')\n"
+        "    await async_client.chat.completions.create(**chat)\n"
+        "async def main():\n"
+        "    await calls()\n"
+        "    farebox.instrument()\n"
+        "    before = set(sys.modules)\n"
+        "    with farebox.track(feature='search'), farebox.budget('search', usd=1) as b:\n"
+        "        await calls()\n"
+        "    after = set(sys.modules)\n"
+        "    print(json.dumps([b.spent_calls, sorted(after - before)]))\n"
+        "asyncio.run(main())\n"
+    )
+    with FakeProvider() as provider:
+        assert in_a_fresh_process(script, provider.openai_base_url, provider.anthropic_base_url) == [6, []]
+
+
+def test_whatever_is_sent_on_the_bus_first_finds_enforcement_there() -> None:
+    script = (
+        "import json\n"
+        "from farebox import signals\n"
+        "from farebox.types import Call\n"
+        "call = Call(provider_name='local', operation_name='chat', endpoint='', request_model='my-llm')\n"
+        "signals.pre_call.publish(call)\n"
+        "call.outcome = 'completed'\n"
+        "signals.post_call.publish(call)\n"
+        "import farebox\n"
+        "print(json.dumps(farebox.report().total.calls))\n"
+    )
+    assert in_a_fresh_process(script) == 1

@@ -6,6 +6,8 @@ import ast
 import inspect
 import pickle
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import FunctionType, ModuleType
@@ -57,6 +59,36 @@ def test_dir_and_all_agree() -> None:
 def test_all_is_sorted_and_short() -> None:
     assert farebox.__all__ == sorted(set(farebox.__all__))
     assert len(farebox.__all__) < 25
+
+
+def test_type_checkers_and_programs_find_a_name_in_the_same_place() -> None:
+    """The names that are loaded when they are asked for are said twice, as type checkers read no tables."""
+    typed = {
+        alias.name: node.module
+        for branch in ast.parse(inspect.getsource(farebox)).body
+        if isinstance(branch, ast.If)
+        for node in branch.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    homes = {name: f"farebox.{home}" for home, names in farebox._HOMES.items() for name in names.split()}
+    assert typed == homes | dict.fromkeys(farebox._MODULES, "farebox")
+    assert sorted({*homes, "BudgetExceeded"}) == farebox.__all__
+    for name, home in homes.items():
+        assert getattr(farebox, name) is getattr(sys.modules[home], name)
+
+
+def test_a_fresh_process_finds_every_name_before_it_is_asked_for() -> None:
+    script = (
+        "import farebox, pickle\n"
+        "assert set(farebox.__all__) | {'signals', 'on_exceed'} <= set(dir(farebox))\n"
+        "assert pickle.loads(pickle.dumps(farebox.report)) is farebox.report\n"
+        "assert farebox.signals.pre_call and farebox.on_exceed.Stop()\n"
+        "import pydoc\n"
+        "assert 'report(by' in pydoc.plain(pydoc.render_doc(farebox))\n"
+        "assert not hasattr(farebox, 'reprot')\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", script], check=True)
 
 
 @pytest.mark.parametrize("name", farebox.__all__)

@@ -14,7 +14,8 @@
 
 `sender` is the provider's name, so `signals.post_call.connect(f, sender="openai")` hears one provider.  Receivers are held
 weakly, as everywhere in blinker (pass `weak=False` for a lambda), and run in the order in which they were connected.
-Enforcement is not one of them: it runs before the first, and can be neither disconnected nor muted.
+Enforcement is not one of them: it runs before the first, and can be neither disconnected nor muted.  It is loaded when the
+first call of a process is about to be metered, or else by the first thing that is sent.
 """
 
 from __future__ import annotations
@@ -67,16 +68,22 @@ class Channel(blinker.Signal):
 
     set_class = _Ordered  # type: ignore[assignment]
 
-    def __init__(self, doc: str, *, fenced: bool) -> None:
+    def __init__(self, doc: str, *, fenced: bool, enforced: bool = False) -> None:
         super().__init__(doc)
         self.faults = 0
         self._fenced = fenced
-        self._enforce: Receiver = _nothing
+        self._enforce: Receiver = self._enforce_first if enforced else _nothing
         self._blamed: dict[tuple[int, int], Callable[[], Any]] = {}
 
     def enforce_with(self, receiver: Receiver) -> None:
-        """Make `receiver` the one that runs before all others; farebox does so once, on import."""
+        """Make `receiver` the one that runs before all others; enforcement does so once, when it is imported."""
         self._enforce = receiver
+
+    def _enforce_first(self, *sent: Any, **fields: Any) -> Any:
+        """Stands in for enforcement until something is sent: nothing passes without it."""
+        import farebox._enforce  # noqa: F401, takes this one's place
+
+        return self._enforce(*sent, **fields)
 
     def send(self, sender: Any = None, /, **fields: Any) -> list[tuple[Receiver, Any]]:
         """Call enforcement, then every receiver.
@@ -162,10 +169,10 @@ def _finish(receiver: Receiver, coroutine: Any) -> Any:
     raise TypeError(f"receiver {name} awaits, but this call is synchronous; connect a plain function")
 
 
-pre_call: Final = Channel("Before a call is sent.", fenced=False)
-pre_retry: Final = Channel("Before an attempt that failed is tried again.", fenced=False)
-post_call: Final = Channel("After a call has ended and was paid.", fenced=True)
-instrumented: Final = Channel("Calls of a provider are about to be metered.", fenced=False)
+pre_call: Final = Channel("Before a call is sent.", fenced=False, enforced=True)
+pre_retry: Final = Channel("Before an attempt that failed is tried again.", fenced=False, enforced=True)
+post_call: Final = Channel("After a call has ended and was paid.", fenced=True, enforced=True)
+instrumented: Final = Channel("Calls of a provider are about to be metered.", fenced=False, enforced=True)
 decision: Final = Channel("A budget has spoken.", fenced=True)
 threshold: Final = Channel("Spent has reached a rung of a budget.", fenced=True)
 

@@ -226,6 +226,7 @@ def standing_budgets_are_typed(names: list[str]) -> None:
         assert_type(frame.spent_usd, Decimal)
     budget("org", usd=1, per="dayly")  # type: ignore[arg-type]
     farebox.configure(on_ledger_error="ajar")  # type: ignore[arg-type]
+    farebox.reprot()  # type: ignore[attr-defined]
 
 
 class Acme(ChatProvider):
