@@ -122,7 +122,11 @@ def instrument(
                 "tags= and budgets= are for one client; write instrument(client, tags=..., budgets=...), "
                 "or configure(tags=...) for all calls"
             )
-        names = provider_names() if only is None else [only] if isinstance(only, str) else list(only)
+        known = provider_names()
+        names = known if only is None else [only] if isinstance(only, str) else list(only)
+        for name in names:
+            if name not in known:
+                raise ValueError(f"only={name!r} is no provider; choose from {', '.join(map(repr, known))}")
         seams = [_seam(name) for name in names]
         for seam in seams:
             signals.instrumented.send(seam.provider.name)
@@ -161,8 +165,6 @@ def metered_sdks() -> frozenset[str]:
 
 def _seam(name: str) -> Patches:
     if name not in _seams:
-        if name not in provider_names():
-            raise ValueError(f"only={name!r} is no provider; choose from {', '.join(map(repr, provider_names()))}")
         _seams[name] = seam_of(find_provider(name))
     return _seams[name]
 
