@@ -8,21 +8,18 @@ wrongly there costs an error of the provider's, which nobody pays for but which 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
-import attrs
 
-
-@attrs.frozen
-class Row:
+class Row(NamedTuple):
     """A model, as its provider spells it, and what it can do: names of `ladders.FEATURES`."""
 
     model: str
     features: frozenset[str]
 
 
-@attrs.frozen(kw_only=True)
-class Ladder:
+class Ladder(NamedTuple):
     """Models of one provider, dearest first.
 
     Attributes:
@@ -38,7 +35,7 @@ class Ladder:
     sources: tuple[str, ...]
     read: str
     rungs: tuple[tuple[Row, ...], ...]
-    aliases: Mapping[str, str] = attrs.field(factory=dict)
+    aliases: Mapping[str, str] = MappingProxyType({})
 
 
 def _rung(features: str, *models: str) -> tuple[Row, ...]:

@@ -6,13 +6,10 @@ import math
 import re
 from collections.abc import Iterable
 from fractions import Fraction
-from typing import Final
-
-import attrs
+from typing import Final, NamedTuple
 
 
-@attrs.frozen
-class Correction:
+class Correction(NamedTuple):
     """Prices in USD per million tokens that replace or add to those listed for models whose name starts so."""
 
     provider: str
@@ -22,8 +19,7 @@ class Correction:
     read: str
 
 
-@attrs.frozen
-class TierMultiplier:
+class TierMultiplier(NamedTuple):
     """A service tier as a multiple of the standard token prices; `""` stands for any provider or model."""
 
     tier: str
@@ -34,8 +30,7 @@ class TierMultiplier:
     read: str
 
 
-@attrs.frozen
-class SearchFee:
+class SearchFee(NamedTuple):
     """USD per 1,000 web searches where a model has no fee of its own: the dearest that the provider publishes."""
 
     provider: str
@@ -44,8 +39,7 @@ class SearchFee:
     read: str
 
 
-@attrs.frozen
-class ToolFee:
+class ToolFee(NamedTuple):
     """USD of one unit that a provider charges beside any model's tokens."""
 
     provider: str
@@ -55,8 +49,7 @@ class ToolFee:
     read: str
 
 
-@attrs.frozen
-class UnitPrice:
+class UnitPrice(NamedTuple):
     """USD of one unit of a model that the list lacks: of all of them, or of those of a kind, which is asked for as a tier."""
 
     providers: tuple[str, ...]
@@ -68,8 +61,7 @@ class UnitPrice:
     read: str
 
 
-@attrs.frozen
-class StoragePrice:
+class StoragePrice(NamedTuple):
     """USD per million tokens and hour that a cache of a model whose name starts so keeps them, from a day on (epoch seconds)."""
 
     provider: str

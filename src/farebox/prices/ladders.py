@@ -14,9 +14,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import pairwise
-from typing import Any, Final
-
-import attrs
+from typing import Any, Final, NamedTuple
 
 from farebox.prices._card import RateCard
 from farebox.prices._ladder_rows import LADDERS, Row
@@ -95,8 +93,7 @@ _DATE: Final = re.compile(
 )
 
 
-@attrs.frozen
-class _Place:
+class _Place(NamedTuple):
     row: Row
     below: tuple[str, ...]
 

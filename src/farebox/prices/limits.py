@@ -8,7 +8,7 @@ A context window stands in for input that nobody can count, so where pages diffe
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import attrs
 
@@ -34,16 +34,14 @@ class ModelLimits:
     is_known: bool = True
 
 
-@attrs.frozen
-class _Row:
+class _Row(NamedTuple):
     starts_with: str
     max_output_tokens: int
     reasons: bool
     context_tokens: int
 
 
-@attrs.frozen
-class _Table:
+class _Table(NamedTuple):
     source: str
     read: str
     rows: tuple[_Row, ...]
