@@ -431,3 +431,14 @@ def test_plain_text_to_the_vendors_own_server_is_read_on_the_short_way_and_paid_
     assert paid.spent_tokens == sum(line.input_tokens + line.output_tokens for line in bill.lines) > 0
     assert paid.spent_calls == bill.calls == 3
     nothing_is_left()
+
+
+@pytest.mark.parametrize("sdk", [openai.OpenAI, anthropic.Anthropic])
+def test_the_call_that_crosses_a_limit_raises_with_its_answer_at_the_vendors_own_server(to: Any, sdk: Any) -> None:
+    client, model = to("", sdk), "gpt-4o-mini" if sdk is openai.OpenAI else "claude-haiku-4-5"
+    api = client.chat.completions if sdk is openai.OpenAI else client.messages
+    with budget(usd="0.00002", on_exceed="raise") as crossed, pytest.raises(BudgetExceeded) as raised:
+        api.create(model=model, messages=MESSAGES, max_tokens=100)
+    assert raised.value.response.usage
+    assert crossed.spent_usd > crossed.limit_usd
+    nothing_is_left()

@@ -350,14 +350,12 @@ class StainlessSeam(Patches):
         call = link.call
         if call.activity is not None or call.outcome != "open":
             return  # a stream: its watch settles it
-        answer = link.answer
+        answer, is_read = link.answer, False
         if answer is not None:
             # What the caller gets is the answer, or what is made of it.
             call.request_id = getattr(result, "__dict__", {}).get("_request_id") or ""
             read = self.read_plain_answer
-            if read is not None and link.provider is self.provider and call.is_plain and read(call, answer):
-                end_call(call, "completed")
-                return
+            is_read = read is not None and link.provider is self.provider and call.is_plain and read(call, answer)
         else:
             response = getattr(result, "http_response", result)
             if hasattr(response, "iter_bytes") and hasattr(response, "headers"):
@@ -368,10 +366,11 @@ class StainlessSeam(Patches):
                 call.request_id = _request_id(response.headers)
             else:
                 answer = result
-        read_answer(call, link.provider, answer)
-        if call.is_pending:
-            leave_pending(call)
-            return
+        if not is_read:
+            read_answer(call, link.provider, answer)
+            if call.is_pending:
+                leave_pending(call)
+                return
         end_call(call, "completed")
         if call.raises is not None:
             call.raises.__dict__["response"] = result
