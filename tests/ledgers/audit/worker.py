@@ -86,15 +86,23 @@ class Worker:
         if draw.random() < 0.2:  # the ledger chooses the cap
             need = Need(usd, 3, tokens, 1, 1, least_cap=1, floor_cap=20, want_cap=50, most_cap=90, share=4)
         forced = [account for account in accounts if draw.random() < 0.02]
+        crossing = [account for account in accounts if draw.random() < 0.05]
         # Without a deadline it ends with its process.
         ttl_seconds = draw.choice((None, 0.05, 0.3, 2.0))
         least, most = ((need.usd_nanos(cap), need.tokens(cap), need.calls) for cap in (need.least_cap, need.most_cap))
-        keys, exempt = [account.key for account in accounts], [account.key for account in forced]
+        keys, exempt = [account.key for account in accounts], [account.key for account in forced + crossing]
         self._log.note("ask", row.call, keys, exempt, least, most)
 
         def ask() -> Any:
             return self._ledger.reserve(
-                hold_id, accounts, need, owner=hold_id, call=row, forced=forced, ttl_seconds=ttl_seconds
+                hold_id,
+                accounts,
+                need,
+                owner=hold_id,
+                call=row,
+                forced=forced,
+                ttl_seconds=ttl_seconds,
+                crossing=crossing,
             )
 
         answer = ask()
