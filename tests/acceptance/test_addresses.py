@@ -79,6 +79,42 @@ def test_a_class_that_works_its_address_out_is_asked_for_it_each_time(
     assert (provider.bill.calls, other.bill.calls) == (3, 3)
 
 
+def test_a_class_that_works_out_what_the_sdk_would_store_is_asked_for_it_each_time(
+    provider: FakeProvider, other: FakeProvider
+) -> None:
+    class Routed(openai.OpenAI):
+        there = provider
+
+        @property
+        def _base_url(self) -> Any:  # type: ignore[override]
+            return HTTPX.URL(self.there.openai_base_url + "/")
+
+        @_base_url.setter
+        def _base_url(self, url: Any) -> None: ...
+
+    with Routed(api_key="fake", max_retries=0) as client:
+        for there in (provider, provider, other, provider):
+            client.there = there
+            OPENAI.ask(client)
+    assert (provider.bill.calls, other.bill.calls) == (3, 1)
+    assert farebox.report().total.usd == provider.bill.usd + other.bill.usd
+
+
+def test_an_address_that_is_set_while_one_is_made_of_the_last_is_not_kept_as_that(client: Any) -> None:
+    class Left(HTTPX.URL):  # as by another thread, in the middle
+        @property
+        def raw_path(self) -> bytes:
+            client.base_url = "http://else.test/"
+            return super().raw_path
+
+    here = Left("http://here.test/")
+    for path in ("/some/where", "/some/where", "/else"):
+        client._base_url = here
+        client._prepare_url(path)
+    client._base_url = here
+    assert not _addresses.addresses(client).urls
+
+
 def test_azure_still_chooses_between_its_two_addresses() -> None:
     with openai.AzureOpenAI(
         api_key="fake", api_version="1", azure_endpoint="http://here.test", azure_deployment="mine"

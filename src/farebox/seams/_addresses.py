@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 _MARK: Final = "_farebox_addresses"
+_WORKED_OUT: Final = object()
 #: Paths that are kept of a client: some have the id of an answer in them, and are asked for once.
 _MOST_PATHS: Final = 64
 
@@ -19,7 +20,7 @@ class Addresses:
 
     Attributes:
         stored_url: The address in `_base_url` of the client, the very object, as it is never changed and only replaced;
-            None where the client does not keep it there, but works it out each time it is asked.
+            where the client does not keep it there, but works it out each time it is asked, what nobody keeps.
         base_url: The address.
         read: Path, host and reader of what is asked for, by what the SDK is asked for; whoever reads requests fills it.
         urls: What the SDK makes of it.
@@ -38,10 +39,10 @@ def addresses(client: Any) -> Addresses:
     """What is known of the addresses of `client`, which is nothing once it has another."""
     fields = client.__dict__
     known: Addresses | None = fields.get(_MARK)
-    if known is None or known.stored_url is not fields["_base_url"]:
+    if known is None or known.stored_url is not fields.get("_base_url"):
         base_url = client.base_url
-        if known is None or known.stored_url is not None or known.base_url is not base_url:
-            known = fields[_MARK] = Addresses(base_url, base_url if _is_stored(type(client)) else None)
+        if known is None or known.base_url is not base_url:
+            known = fields[_MARK] = Addresses(base_url, base_url if _is_stored(type(client)) else _WORKED_OUT)
     return known
 
 
@@ -54,7 +55,9 @@ def _is_stored(kind: type) -> bool:
     sdk = next(cls for cls in reversed(kind.__mro__) if "_prepare_url" in vars(cls)).__module__.partition(".")[0]
     base_url = next(vars(cls)["base_url"] for cls in kind.__mro__ if "base_url" in vars(cls))
     # Not the module of the class: an SDK gives it the name that users know.
-    return isinstance(base_url, property) and base_url.fget.__module__.startswith(f"{sdk}.")
+    if not isinstance(base_url, property) or not base_url.fget.__module__.startswith(f"{sdk}."):
+        return False
+    return not any("_base_url" in vars(cls) for cls in kind.__mro__)
 
 
 def keep(known: dict[str, Any], path: str, what: Any) -> None:
@@ -68,11 +71,12 @@ def remember_urls(original: Any) -> Any:
     """Wrap `_prepare_url` of an SDK's base client."""
 
     def _prepare_url(client: Any, url: str) -> Any:
-        urls = addresses(client).urls
-        found = urls.get(url)
+        known = addresses(client)
+        found = known.urls.get(url)
         if found is None:
             found = original(client, url)
-            keep(urls, url, found)
+            if addresses(client) is known:  # else somebody has set another meanwhile, and it may be of that one
+                keep(known.urls, url, found)
         return found
 
     return _prepare_url

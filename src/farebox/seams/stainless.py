@@ -293,15 +293,16 @@ class StainlessSeam(Patches):
 
     def address(self, client: Any, url: str) -> tuple[str, str, Provider | Compatible]:
         """The path that a request goes to, however it is spelt, the host, and who reads what it answers; kept with the client."""
-        known = addresses(client).read
-        found = known.get(url)
+        known = addresses(client)
+        found = known.read.get(url)
         if found is None:
             prepared = client._prepare_url(url)
             path, host = posixpath.normpath(prepared.path), prepared.host
             is_own = getattr(self.provider, "is_own", None)
             reader = self.provider if is_own is None or is_own(host) else server_at(self.provider, host, prepared.port)
             found = path, host, reader
-            keep(known, url, found)
+            if addresses(client) is known:
+                keep(known.read, url, found)
         return found
 
     def begin_note(
