@@ -27,7 +27,7 @@ from farebox.ledgers._plain_form import PLAIN_FORM
 from farebox.ledgers._sqlite_place import check_place, file_system_of, read_url
 from farebox.ledgers.sqlite import SqliteLedger, SqliteStore
 from farebox.testing import FixedClock
-from tests.ledgers.contract import NOON, LedgerContract, account, fixed, kind_of
+from tests.ledgers.contract import CALL, NOON, LedgerContract, account, fixed, kind_of
 from tests.ledgers.forms import FORM, Row
 from tests.ledgers.machine import LedgerMachine
 
@@ -447,6 +447,11 @@ def test_a_row_that_cannot_be_written_down_is_lost_and_its_money_is_not(
     assert list(ledger.rows()) == []
     assert "can't be written down" in caplog.text
     assert "secret" not in caplog.text
+    # Nor that of a late answer.
+    ledger.reserve(2, [account()], fixed(10), call=CALL, ttl_seconds=1)
+    assert ledger.expire(1e12) == 1
+    ledger.settle(2, 3, 0, row=object())
+    assert ledger.balance(account()).spent_usd_nanos == 10
 
 
 def test_a_hold_that_was_given_up_before_it_arrived_is_refused(path: Path, wall: FixedClock) -> None:

@@ -275,7 +275,7 @@ class Batch:
         """The bound was charged when the hold expired: charge what it really was instead, in turn."""
         _, held_usd, held_tokens, held_calls = hold.grant
         usd, tokens, calls = change = actual[0] - held_usd, actual[1] - held_tokens, actual[2] - held_calls
-        if said is not None and hold.row_seq is not None:
+        if row is not None and not isinstance(row, Exception) and hold.row_seq is not None:
             turn, is_by_hand = self._next_turn(self._form.id_of(said))
             if is_by_hand and not is_dearer(change):
                 hold.state = CORRECTED
