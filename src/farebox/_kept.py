@@ -156,8 +156,14 @@ class Keeper:
                 self.is_catching_up, self._source = False, None
 
     def may_be_behind(self) -> bool:
-        """Whether more may have arrived than was read."""
-        return self._source is not None and not (self.is_over or self.is_catching_up or self._is_caught_up)
+        """Whether more may have arrived than was read, and can be read on its own.
+
+        Of a connection that several share somebody else may be reading, who must not be disturbed: who leaves the queue for it
+        otherwise than by being cancelled keeps it shut for all.
+        """
+        is_shared = self._extensions.get("http_version") == b"HTTP/2"
+        is_done = self.is_over or self.is_catching_up or self._is_caught_up
+        return self._source is not None and not (is_shared or is_done)
 
 
 def _keep_by(keeper: Any, stream: Any) -> bool:
@@ -212,12 +218,11 @@ class NothingMore(BaseException):
 def _read_on(source: Iterator[bytes], extensions: Mapping[str, Any], kept: list[bytes]) -> bool:
     """Add to `kept` what has arrived and nobody has read.  True where that is all: then the network has nothing more.
 
-    The connection is read as it always is, but waits for nothing.  Where several share it, or there is none, nobody can say.
-    False too for what ends, and says itself what it used, and for what goes on and on.
+    The connection is read as it always is, but waits for nothing.  Where there is none nobody can say.  False too for what
+    ends, and says itself what it used, and for what goes on and on.
     """
     network: Any = extensions.get("network_stream")
-    is_shared = extensions.get("http_version") == b"HTTP/2"
-    if is_shared or not hasattr(network, "read") or not isinstance(source, types.GeneratorType):
+    if not hasattr(network, "read") or not isinstance(source, types.GeneratorType):
         return False
     read, left = network.read, _MOST_READ_ON_BYTES
 

@@ -98,6 +98,8 @@ class Ride:
         sdk = openai if self.name == "openai" else anthropic
         url = provider.openai_base_url if self.name == "openai" else provider.anthropic_base_url
         options = {"base_url": url, "api_key": "fake", "max_retries": 0, "timeout": 20.0, **options}
+        if "http_client" in options:
+            return getattr(sdk, prefix + sdk_class(self.name))(**options)
         if prefix and OVER == "aiohttp":
             http_client = sdk.DefaultAioHttpClient(timeout=options["timeout"])
         else:
