@@ -123,6 +123,8 @@ def by_place_and_time(sums: Iterable[Sum], grain: Grain, zone: tzinfo) -> dict[A
 class LedgerContract:
     #: Whether it keeps what was learnt for programs that start later.
     keeps_learnt: ClassVar[bool] = True
+    #: Whether several processes use it, and one may end what another holds.
+    keeps_notes: ClassVar[bool] = True
 
     @pytest.fixture
     def make(self, wall: FixedClock) -> Callable[[RowForm], Ledger]:
@@ -1137,6 +1139,97 @@ class LedgerContract:
         assert by_place_and_time(ledger.tally(), "ever", UTC) == {("search", ""): (34, 2), ("chat", ""): (10, 1)}
         assert by_place_and_time(ledger.tally(MIDNIGHT), "ever", UTC) == {("search", ""): (4, 1)}
         assert ledger.balance(trip).spent_usd_nanos == 44
+
+    # Notes, by which another process ends a hold: here another id does
+
+    def note(self, ledger: Ledger, trip: Account, lives_seconds: float = 86_400) -> Any:
+        """Hold 1 of 40 nanodollars is noted as "batch 7"; what is known by that name."""
+        assert isinstance(ledger.reserve(1, [trip], fixed(40, 4), call=CALL, ttl_seconds=60), Grant)
+        ledger.note(1, "batch 7", "half price", lives_seconds)
+        noted = ledger.noted("batch 7")
+        if not self.keeps_notes:
+            assert noted is None
+            pytest.skip("it is of one process only")
+        return noted
+
+    @pytest.mark.parametrize(
+        ("state", "end", "spent"),
+        [
+            ("held", "settle", 30),
+            ("held", "release", 0),
+            ("expired", "settle", 30),
+            ("expired", "release", 0),
+        ],
+    )
+    def test_a_hold_that_was_noted_is_ended_once_whoever_does_it(
+        self, ledger: Ledger, now: Callable[[], float], state: str, end: str, spent: int
+    ) -> None:
+        trip, row = account(limit_usd_nanos=100), (NOON, "search", spent)
+        noted = self.note(ledger, trip)
+        assert noted.memo == "half price"
+        if state == "expired":
+            assert ledger.expire(now() + LONG_AFTER) == 1
+            assert ledger.balance(trip).spent_usd_nanos == 40
+            assert ledger.noted("batch 7") == noted
+        for hold_id in (2, 3):
+            ledger.collect(hold_id, noted)
+        for hold_id in (2, 3, 1, 2):
+            _ = ledger.settle(hold_id, 30, 3, 1, row) if end == "settle" else ledger.release(hold_id, row)
+        balance = ledger.balance(trip)
+        assert (balance.spent_usd_nanos, balance.reserved_usd_nanos, balance.debt_usd_nanos) == (spent, 0, 0)
+        assert balance.spent_calls == (end == "settle")
+        assert list(ledger.rows()) == [row]
+        assert by_place_and_time(ledger.tally(), "ever", UTC) == {("search", ""): (spent, 1)}
+        assert ledger.noted("batch 7") is None
+        assert ledger.in_flight() == []
+
+    def test_what_was_collected_and_has_no_end_yet_stays_held(self, ledger: Ledger) -> None:
+        trip = account()
+        noted = self.note(ledger, trip)
+        ledger.collect(2, noted)
+        ledger.note(2, "batch 7", "a third of the price", 86_400)
+        assert ledger.noted("batch 7").memo == "a third of the price"  # type: ignore[union-attr]
+        assert ledger.balance(trip).reserved_usd_nanos == 40
+        assert ledger.in_flight() == [(CALL, Grant(0, 40, 4, 1))]
+        assert ledger.settle(1, 30, 3)
+        assert ledger.balance(trip).spent_usd_nanos == 30
+
+    def test_a_hold_that_was_noted_lives_as_long_as_its_answer_may_take(
+        self, ledger: Ledger, now: Callable[[], float]
+    ) -> None:
+        noted = self.note(ledger, account(), lives_seconds=3_600)
+        assert ledger.expire(now() + 3_500) == 0
+        assert ledger.noted("batch 7") == noted
+        assert ledger.expire(now() + 3_700) == 1
+
+    def test_a_note_does_not_shorten_the_life_of_a_hold(self, ledger: Ledger, now: Callable[[], float]) -> None:
+        self.note(ledger, account(), lives_seconds=5)
+        assert ledger.expire(now() + 55) == 0
+        assert ledger.expire(now() + 65) == 1
+
+    def test_a_name_is_that_of_the_hold_it_was_given_to_last(self, ledger: Ledger, now: Callable[[], float]) -> None:
+        trip = account()
+        self.note(ledger, trip)
+        ledger.reserve(2, [trip], fixed(7))
+        ledger.note(2, "batch 7", "another", 86_400)
+        noted = ledger.noted("batch 7")
+        assert noted is not None
+        assert noted.memo == "another"
+        assert ledger.settle(1, 30, 3)
+        assert ledger.noted("batch 7") == noted
+        ledger.collect(3, noted)
+        assert ledger.settle(3, 5, 0)
+        assert ledger.balance(trip).spent_usd_nanos == 35
+        assert ledger.noted("batch 7") is None
+
+    def test_what_is_not_held_can_not_be_noted(self, ledger: Ledger) -> None:
+        trip = account()
+        ledger.note(1, "batch 1", "", 60)
+        for hold_id, end in ((2, lambda: ledger.settle(2, 1, 0)), (3, lambda: ledger.release(3))):
+            ledger.reserve(hold_id, [trip], fixed(7))
+            end()
+            ledger.note(hold_id, f"batch {hold_id}", "", 60)
+        assert [ledger.noted(f"batch {number}") for number in range(1, 5)] == [None] * 4
 
     # What was learnt
 

@@ -26,6 +26,7 @@ from tests.ledgers.machine import LedgerMachine
 
 class TestMemoryLedger(LedgerContract):
     keeps_learnt = False
+    keeps_notes = False
 
     @pytest.fixture
     def make(self, wall: FixedClock) -> Callable[[RowForm], Ledger]:

@@ -49,6 +49,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 class TestThirdPartyLedger(LedgerContract):
     keeps_learnt = False
+    keeps_notes = False
 
     @pytest.fixture
     def make(self, shelf: None, wall: FixedClock) -> Callable[[RowForm], Ledger]:

@@ -35,6 +35,7 @@ from farebox.ledgers._records import (
     Grain,
     Grant,
     Need,
+    Noted,
     PlaceParts,
     RowForm,
     Shortfall,
@@ -58,6 +59,7 @@ __all__ = [
     "Grant",
     "Ledger",
     "Need",
+    "Noted",
     "PlaceParts",
     "RowForm",
     "Shortfall",
@@ -78,8 +80,9 @@ class Ledger(abc.ABC):
 
     Required: `reserve`, `extend`, `settle`, `release`, `charge`, `expire`, `adjust`, `balance`, `forget`, `add_row`,
     `snapshot`; for standing budgets `view`, `accounts`, `control`, `top_up`, `reset`; for reports `rows`, `rows_of`, `tally`.
-    Optional: `settle_later` and `release_later` (for finalizers), `park`, `unpark` and `still_hopeful` (a line for
-    money), `last_view`, `expect`, `learn` and `learnt`, `prune` and `keep`, `flush`, `retire`, `close`.
+    Optional: `settle_later` and `release_later` (for finalizers), `note`, `noted` and `collect` (a hold that another process
+    may end), `park`, `unpark` and `still_hopeful` (a line for money), `last_view`, `expect`, `learn` and `learnt`, `prune` and
+    `keep`, `flush`, `retire`, `close`.
 
     Amounts are ints, 0 or more and below 2**63; any other is a ValueError before anything changes.  `hold_id` is an int
     that no other call of this ledger uses.  `call` and `row` are the caller's objects: kept, handed back, never read,
@@ -87,7 +90,7 @@ class Ledger(abc.ABC):
     """
 
     #: True where operations do network or disk I/O: an event loop must not call them on its own thread.  Those that end or
-    #: note something never wait for it: `settle`, `release`, `charge`, `add_row`, `learn`, what has `_later` in its name,
+    #: note something never wait for it: `settle`, `release`, `charge`, `note`, `collect`, `add_row`, `learn`, what has `_later` in its name,
     #: `last_view`, `now_seconds`, `unpark`.
     blocking: ClassVar[bool] = False
 
@@ -195,6 +198,31 @@ class Ledger(abc.ABC):
     def release_later(self, hold_id: int, row: Any = None) -> None:
         """As `release`, but may be called by a finalizer."""
         self.release(hold_id, row)
+
+    def note(self, hold_id: int, name: str, memo: str, lives_seconds: float) -> None:
+        """What is held here has no end yet, and whichever process sees its end may bring it: keep `memo` by `name`.
+
+        A note goes with its hold: once that is settled or released it is forgotten; of one that has expired it is kept for as
+        long as the hold can be corrected.  Said again, it takes the place of what was said; a name is that of one hold, the
+        last it was given to.  Nothing happens where `hold_id` is not held.
+
+        Args:
+            memo: For whoever ends it; the ledger does not read it.
+            lives_seconds: For so long from now the hold does not expire, though its process may have ended.
+        """
+
+    def noted(self, name: str) -> Noted | None:
+        """What was noted by this name in any process; None where nothing was, or it is forgotten.
+
+        A ledger of one process only need not know of any.
+        """
+        return None
+
+    def collect(self, hold_id: int, noted: Noted) -> None:
+        """From now on `hold_id` means the hold that was noted: settle or release end it, or correct it, once for all processes.
+
+        What comes second, from whatever process, answers as it may and changes nothing.
+        """
 
     @abc.abstractmethod
     def expire(self, now: float | None = None, row_of: Callable[[Any, Grant], Any] | None = None) -> int:

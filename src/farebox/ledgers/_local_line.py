@@ -26,6 +26,8 @@ class Hold:
     owner: Hashable
     call: Any
     grant: Grant | None = None
+    #: What the store calls it, where another process has made it; "" for one of this process.
+    noted_as: str = ""
 
 
 #: The holds of this process by id, and the accounts it has seen by key.

@@ -84,6 +84,21 @@ class End(Operation):
 
 
 @attrs.define(eq=False, kw_only=True)
+class Note(Operation):
+    """`Ledger.note`; one of a hold that has ended, and did not expire, comes too late and does nothing.
+
+    `call` is None where this process does not know it.
+    """
+
+    hold_id: str
+    name: str
+    memo: str
+    lives_seconds: float
+    call: Any
+    is_awaited: bool = False
+
+
+@attrs.define(eq=False, kw_only=True)
 class Charge(Operation):
     """`Ledger.charge`: a hold that was settled at once, and nobody asked whether it fits."""
 

@@ -151,6 +151,14 @@ class Grant(NamedTuple):
 
 
 @attrs.frozen
+class Noted:
+    """What `Ledger.note` was told of a hold: `hold` is what the ledger calls it, for `collect` alone to read."""
+
+    hold: Any
+    memo: str
+
+
+@attrs.frozen
 class Shortfall:
     """Why a reserve was refused: the first account in order that was short, and its numbers in `unit`.
 

@@ -124,6 +124,9 @@ class Asks:
             case op.End():
                 becomes = "released" if asked.is_released else "settled"
                 return scripts.END, (asked.hold_id, becomes, number_list(asked.amounts), *self.row(asked.row))
+            case op.Note():
+                call = "" if asked.call is None else self._form.dump(asked.call)
+                return scripts.NOTE, (asked.hold_id, asked.name, asked.memo, repr(float(asked.lives_seconds)), call)
             case op.Charge():
                 check_amounts(*asked.amounts)
                 rest = (number_list(asked.amounts), *self.row(asked.row), *_accounts(asked.accounts))

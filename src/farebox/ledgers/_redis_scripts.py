@@ -54,6 +54,8 @@ SEVERAL: Final = _script(
     *("several", "fence", "plain", "rows_plain", "end_plain", "caps_plain", "reserve_plain", "several_plain"),
     *(*_GENERAL, "caps", "holds", "rows", "end_general", "reserve_general"),
 )
+NOTE: Final = _script("note", *_HOLDS)
+NOTED: Final = _script("noted", *_HOLDS)
 CHARGE: Final = _script("charge", "fence", "plain", "rows_plain", *_GENERAL, "holds", "rows")
 SAY: Final = _script("say", *_ACCOUNTS)
 ADD_ROW: Final = _script("add_row", "fence", "plain", "rows_plain", "numbers", "rows")

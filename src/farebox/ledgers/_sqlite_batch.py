@@ -6,17 +6,14 @@ money is `_fitting`'s and `_sqlite_fits`'s, and follows the memory ledger's book
 
 from __future__ import annotations
 
-import json
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-import attrs
-
 from farebox._money import MOST_NANOS
 from farebox.errors import LedgerUnavailable
-from farebox.ledgers import Account, Control, Grant, RowForm, Shortfall, WindowClosed
+from farebox.ledgers import Account, Grant, RowForm, Shortfall, WindowClosed
 from farebox.ledgers import _operations as op
 from farebox.ledgers._fitting import NOTHING, Amounts, check_amounts, limits_of, past, shortfall
 from farebox.ledgers._sqlite_books import (
@@ -28,22 +25,20 @@ from farebox.ledgers._sqlite_books import (
     REFUSED,
     RELEASED,
     SETTLED,
-    UNSEEN,
     Books,
     Hold,
     Numbers,
     OwnIds,
     check_fits,
 )
+from farebox.ledgers._sqlite_entries import ADJUSTMENT, LATE, Entries
 from farebox.ledgers._sqlite_fits import fit
 from farebox.ledgers._sqlite_learnt import write_learnt
 from farebox.ledgers._sqlite_locks import Owner
 from farebox.ledgers._sqlite_rows import NewRows, Places, Text, call_text, text_of
 from farebox.ledgers._turns import is_dearer
-from farebox.ledgers._turns import text_of as turn_text
 from farebox.ledgers._views import Glance
 
-_ADJUSTMENT, _LATE, _CONTROL, _TOP_UP, _RESET = "adjustment", "late answer", "control", "top up", "reset"
 _logger = logging.getLogger("farebox")
 
 
@@ -77,12 +72,13 @@ class Batch:
         self._rows = NewRows(connection, places)
         self._books = books
         self._own_ids = own_ids
+        self._entries = Entries(connection, books)
         self._learnt: dict[str, list[int]] = {}
         # Written down before the transaction: the others of this machine wait for its end.
         self._texts: dict[op.Operation, Text] = {}
         self._calls: dict[op.Operation, str | Exception] = {}
         for operation in operations:
-            if type(operation) is op.Reserve:
+            if type(operation) is op.Reserve or type(operation) is op.Note:
                 if operation.call is not None:
                     self._calls[operation] = call_text(form, operation.call)
                 continue
@@ -138,6 +134,8 @@ class Batch:
                     if not self._own_ids.is_new(operation.hold_id):
                         ids.append(operation.hold_id)
                     accounts = operation.accounts
+                case op.Note():
+                    ids.append(operation.hold_id)
                 case op.AddRow():
                     ids.append(operation.row_id)
                 case op.Adjust():
@@ -234,6 +232,19 @@ class Batch:
         elif hold.state == EXPIRED:
             self._correct(hold, asked.amounts, self._texts.get(asked), asked.row)
 
+    def _note(self, asked: op.Note) -> None:
+        hold = self._books.holds.get(asked.hold_id)
+        if hold is None or hold.state not in (HELD, EXPIRED):
+            return
+        call = self._calls.get(asked)
+        if isinstance(call, Exception):
+            raise call
+        hold.call, hold.name, hold.memo = call or hold.call, asked.name, asked.memo
+        hold.lives_until = self._now + asked.lives_seconds
+        if hold.deadline is not None:
+            hold.deadline = max(hold.deadline, hold.lives_until)
+        self._books.noted_holds[hold.id] = hold
+
     def _use_up(self, used_id: str, state: str, grant: Grant) -> None:
         hold = Hold(used_id, self._owner.name, state, grant, (), {}, None, None)
         self._books.holds[used_id] = self._books.changed_holds[used_id] = hold
@@ -267,6 +278,8 @@ class Batch:
         if row is not None:
             hold.row_seq = self._keep(row)
         books.changed_holds[hold.id] = hold
+        if hold.name is not None:
+            books.noted_holds[hold.id] = hold
         if books.has_forgotten:
             for key in hold.keys:
                 books.drop_if_forgotten(key)
@@ -276,12 +289,12 @@ class Batch:
         _, held_usd, held_tokens, held_calls = hold.grant
         usd, tokens, calls = change = actual[0] - held_usd, actual[1] - held_tokens, actual[2] - held_calls
         if row is not None and not isinstance(row, Exception) and hold.row_seq is not None:
-            turn, is_by_hand = self._next_turn(self._form.id_of(said))
+            turn, is_by_hand = self._entries.next_turn(self._form.id_of(said))
             if is_by_hand and not is_dearer(change):
                 hold.state = CORRECTED
                 self._books.changed_holds[hold.id] = hold
                 return
-            self._enter(_LATE, turn, "", ())
+            self._entries.enter(LATE, turn, "", (), self._now)
         changes: dict[str, Numbers] = {}
         for key in hold.keys:
             was = self._books.balances.get(key)
@@ -329,22 +342,28 @@ class Batch:
     def _expire(self, asked: op.Expire) -> None:
         """Holds whose deadline passed, and those without one whose owner is dead."""
         now = self._now if asked.now_seconds is None else asked.now_seconds
-        rows = self._connection.execute("SELECT DISTINCT owner FROM held").fetchall()
+        rows = self._connection.execute("SELECT DISTINCT owner FROM held WHERE deadline IS NULL").fetchall()
         dead = [owner for (owner,) in rows if self._owner.is_dead(owner)]
         self._books.read_held("deadline <= ?", (now,))
         for owner in dead:
-            self._books.read_held("owner = ?", (owner,))
+            self._books.read_held("owner = ? AND deadline IS NULL", (owner,))
         asked.answer = 0
         for hold in list(self._books.holds.values()):
             if hold.state != HELD:
                 continue
+            if hold.deadline is None and hold.owner in dead and hold.lives_until is not None:
+                hold.deadline = hold.lives_until  # it outlives its process
+                self._books.noted_holds[hold.id] = hold
             if hold.deadline <= now if hold.deadline is not None else hold.owner in dead:
                 row = self._presumed(hold, asked.row_of or self._form.presumed)
                 self._finish(hold, hold.grant[1:], row, EXPIRED)
                 asked.answer += 1
         holders = {owner for (owner,) in rows}
         for owner in dead:
-            if not any(hold.owner == owner and hold.state == HELD for hold in self._books.holds.values()):
+            if not any(
+                hold.owner == owner and hold.state == HELD and hold.deadline is None
+                for hold in self._books.holds.values()
+            ):
                 holders.discard(owner)
         self._owner.bury(holders)
 
@@ -360,71 +379,20 @@ class Batch:
 
     def _adjust(self, asked: op.Adjust) -> None:
         asked.answer = False
-        if not self._is_new(asked.adjust_id) or (asked.turn is not None and not self._is_new(asked.turn)):
+        turn, entries = asked.turn, self._entries
+        if not entries.is_new(asked.adjust_id) or (turn is not None and not entries.is_new(turn)):
             return
         changes = self._charged([*asked.accounts, *self._books.known(asked.known_keys)], asked.amounts)
         row = self._texts.get(asked)
         if isinstance(row, Exception):
             raise row
-        self._enter(_ADJUSTMENT, asked.adjust_id, "", asked.amounts)
-        if asked.turn is not None:
-            self._enter(_ADJUSTMENT, asked.turn, "", ())
+        entries.enter(ADJUSTMENT, asked.adjust_id, "", asked.amounts, self._now)
+        if turn is not None:
+            entries.enter(ADJUSTMENT, turn, "", (), self._now)
         self._books.put(changes)
         if row is not None:
             self._rows.add(row, self._now)
         asked.answer = True
-
-    def _say_control(self, asked: op.SayControl) -> None:
-        asked.answer = False
-        if not self._is_new(asked.entry_id):
-            return
-        said = asked.said.over(self._books.controls.get(asked.key, Control()))
-        values = (said.limit_usd_nanos, said.limit_tokens, said.limit_calls, said.is_killed)
-        check_amounts(*(value or 0 for value in values[:3]))
-        self._enter(_CONTROL, asked.entry_id, asked.key, attrs.astuple(asked.said))
-        self._connection.execute("INSERT OR REPLACE INTO controls VALUES (?, ?, ?, ?, ?)", (asked.key, *values))
-        self._books.controls[asked.key] = said
-        asked.answer = True
-
-    def _top_up(self, asked: op.TopUp) -> None:
-        asked.answer = False
-        if not self._is_new(asked.entry_id):
-            return
-        key = asked.account.key
-        standing = self._books.standings.get(key, UNSEEN)
-        usd, tokens, calls = (had + more for had, more in zip(standing.top, asked.amounts, strict=True))
-        check_amounts(usd, tokens, calls)
-        self._enter(_TOP_UP, asked.entry_id, key, asked.amounts)
-        self._books.standings[key] = attrs.evolve(standing, top=(usd, tokens, calls))
-        self._books.has_tops = True
-        self._books.put({key: self._books.balances.get(key, EMPTY)})
-        asked.answer = True
-
-    def _reset(self, asked: op.Reset) -> None:
-        asked.answer = False
-        key = asked.account.key
-        if not self._is_new(asked.entry_id):
-            return
-        _, ru, _, _, rt, _, _, rc, _, open_holds = self._books.balances.get(key, EMPTY)
-        self._enter(_RESET, asked.entry_id, key, ())
-        self._books.put({key: (0, ru, 0, 0, rt, 0, 0, rc, 0, open_holds)})
-        asked.answer = True
-
-    def _is_new(self, entry_id: str) -> bool:
-        return not self._connection.execute("SELECT 1 FROM entries WHERE id = ?", (entry_id,)).fetchall()
-
-    def _next_turn(self, call_id: str) -> tuple[str, bool]:
-        """The id of the first turn nobody has taken, and whether one before it was by hand."""
-        number, is_by_hand = 1, False
-        ask = "SELECT kind FROM entries WHERE id = ?"
-        while taken := self._connection.execute(ask, (turn_text((call_id, number)),)).fetchall():
-            is_by_hand = is_by_hand or taken[0][0] == _ADJUSTMENT
-            number += 1
-        return turn_text((call_id, number)), is_by_hand
-
-    def _enter(self, kind: str, entry_id: str, key: str, said: Sequence[object]) -> None:
-        entry = (entry_id, kind, self._now, key, json.dumps(said))
-        self._connection.execute("INSERT INTO entries (id, kind, said_at, key, said) VALUES (?, ?, ?, ?, ?)", entry)
 
     def _forget(self, asked: op.Forget) -> None:
         self._books.forget(asked.key)
@@ -452,13 +420,14 @@ _DOES: Final[dict[type[op.Operation], Callable[[Batch, Any], None]]] = {
     op.Reserve: Batch._reserve,
     op.Extend: Batch._extend,
     op.End: Batch._end,
+    op.Note: Batch._note,
     op.Charge: Batch._charge,
     op.AddRow: Batch._add_row,
     op.Learn: Batch._learn,
     op.Adjust: Batch._adjust,
-    op.SayControl: Batch._say_control,
-    op.TopUp: Batch._top_up,
-    op.Reset: Batch._reset,
+    op.SayControl: lambda batch, asked: batch._entries.say_control(asked, batch._now),
+    op.TopUp: lambda batch, asked: batch._entries.top_up(asked, batch._now),
+    op.Reset: lambda batch, asked: batch._entries.reset(asked, batch._now),
     op.Expire: Batch._expire,
     op.Forget: Batch._forget,
 }

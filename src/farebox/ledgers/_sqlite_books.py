@@ -42,11 +42,15 @@ SELECT_ACCOUNTS: Final = f"SELECT {_ACCOUNT_COLUMNS} FROM accounts"
 SELECT_CONTROLS: Final = "SELECT key, limit_usd_nanos, limit_tokens, limit_calls, is_killed FROM controls"
 _PUT_ACCOUNTS: Final = f"INSERT OR REPLACE INTO accounts ({_ACCOUNT_COLUMNS}) VALUES"
 _HELD_COLUMNS: Final = "id, owner, cap, usd_nanos, tokens, calls, accounts, let_past, deadline, call"
+_NOTE_COLUMNS: Final = "name, memo, lives_until"
+_NOTE_HELD: Final = "UPDATE held SET deadline = ?, call = ?, name = ?, memo = ?, lives_until = ? WHERE id = ?"
+_NOTE_ENDED: Final = "UPDATE ended SET name = ?, memo = ? WHERE id = ?"
 _PUT_HELD: Final = f"INSERT INTO held ({_HELD_COLUMNS}) VALUES"
 _EXTEND_HELD: Final = (
     "ON CONFLICT (id) DO UPDATE SET "
     "usd_nanos = excluded.usd_nanos, tokens = excluded.tokens, let_past = excluded.let_past"
 )
+SELECT_NOTED: Final = "SELECT id, memo FROM held WHERE name = ? UNION ALL SELECT id, memo FROM ended WHERE name = ?"
 _ENDED_COLUMNS: Final = "id, state, cap, usd_nanos, tokens, calls, ended_at, accounts, row_seq"
 _PUT_ENDED: Final = f"INSERT OR REPLACE INTO ended ({_ENDED_COLUMNS}) VALUES"
 
@@ -84,6 +88,10 @@ class Hold:
     call: str | None
     row_seq: int | None = None
     is_stored_as_held: bool = False
+    #: What its answer is known by, where any process may bring it; what that one needs to know; until when it is waited for.
+    name: str | None = None
+    memo: str | None = None
+    lives_until: float | None = None
 
 
 class OwnIds:
@@ -143,6 +151,8 @@ class Books:
         self.has_tops = False
         self.holds: dict[str, Hold] = {}
         self.changed_holds: dict[str, Hold] = {}
+        #: Those of which a note changed, or has to go with them as they expire.
+        self.noted_holds: dict[str, Hold] = {}
         self._known_keys: set[str] = set()
         self._known_controls: set[str] = set()
         self._changed_keys: set[str] = set()
@@ -179,6 +189,7 @@ class Books:
             self.holds.pop(hold_id, None)
         self._ended_ids.clear()
         self.changed_holds.clear()
+        self.noted_holds.clear()
         self._changed_keys.clear()
         self._version = self._next_version
 
@@ -217,7 +228,7 @@ class Books:
 
     def read_held(self, where: str, arguments: tuple[Any, ...]) -> None:
         """Open holds, oldest first, and their accounts."""
-        select = f"SELECT {_HELD_COLUMNS} FROM held WHERE {where} ORDER BY seq"
+        select = f"SELECT {_HELD_COLUMNS}, {_NOTE_COLUMNS} FROM held WHERE {where} ORDER BY seq"
         for row in self._connection.execute(select, arguments).fetchall():
             self._add_held(row)
         self._read_accounts({key for hold in self.holds.values() for key in hold.keys})
@@ -227,7 +238,7 @@ class Books:
             yield from self._connection.execute(_with_marks(select, column, len(part)), part).fetchall()
 
     def _read_holds(self, ids: list[str]) -> None:
-        for row in self._select(f"SELECT {_HELD_COLUMNS} FROM held", "id", ids):
+        for row in self._select(f"SELECT {_HELD_COLUMNS}, {_NOTE_COLUMNS} FROM held", "id", ids):
             self._add_held(row)
         rest = [hold_id for hold_id in ids if hold_id not in self.holds]
         for hold_id, state, cap, usd, tokens, calls, _, keys, row_seq in self._select(
@@ -238,7 +249,7 @@ class Books:
             self._ended_ids.append(hold_id)
 
     def _add_held(self, row: tuple[Any, ...]) -> None:
-        hold_id, owner, cap, usd, tokens, calls, keys, let_past, deadline, call = row
+        hold_id, owner, cap, usd, tokens, calls, keys, let_past, deadline, call, name, memo, lives_until = row
         if hold_id not in self.holds:
             self.holds[hold_id] = Hold(
                 hold_id,
@@ -250,6 +261,9 @@ class Books:
                 deadline,
                 call,
                 is_stored_as_held=True,
+                name=name,
+                memo=memo,
+                lives_until=lives_until,
             )
 
     def _read_accounts(self, keys: set[str]) -> None:
@@ -290,6 +304,8 @@ class Books:
             raise Stale
         put(connection, _PUT_HELD, held, _EXTEND_HELD)
         put(connection, _PUT_ENDED, ended)
+        for hold in self.noted_holds.values():
+            self._write_note(hold)
         kept, gone = [], []
         for key in self._changed_keys:
             balance = self.balances.get(key)
@@ -302,6 +318,19 @@ class Books:
         put(connection, _PUT_ACCOUNTS, kept)
         for keys_gone in _parts(gone):
             connection.execute(_with_marks("DELETE FROM accounts", "key", len(keys_gone)), keys_gone)
+
+    def _write_note(self, hold: Hold) -> None:
+        """An ended hold needs none, but where it may be corrected.  A name is that of one hold."""
+        connection = self._connection
+        if hold.state not in (HELD, EXPIRED):
+            return
+        for table in ("held", "ended"):
+            connection.execute(f"UPDATE {table} SET name = NULL WHERE name = ? AND id <> ?", (hold.name, hold.id))
+        if hold.state == HELD:
+            noted = (hold.deadline, hold.call, hold.name, hold.memo, hold.lives_until, hold.id)
+            connection.execute(_NOTE_HELD, noted)
+        else:
+            connection.execute(_NOTE_ENDED, (hold.name, hold.memo, hold.id))
 
     # Accounts
 

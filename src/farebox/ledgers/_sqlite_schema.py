@@ -99,6 +99,16 @@ STEPS: Final[list[tuple[str, ...]]] = [
         """,
         "CREATE TABLE learnt (key TEXT PRIMARY KEY, counts TEXT NOT NULL, learnt_seq INTEGER NOT NULL) WITHOUT ROWID",
     ),
+    (
+        # What the answer to a hold is known by, where any process may bring it.  Of an ended one only while it may be corrected.
+        "ALTER TABLE held ADD COLUMN name TEXT",
+        "ALTER TABLE held ADD COLUMN memo TEXT",
+        "ALTER TABLE held ADD COLUMN lives_until REAL",
+        "ALTER TABLE ended ADD COLUMN name TEXT",
+        "ALTER TABLE ended ADD COLUMN memo TEXT",
+        "CREATE INDEX held_by_name ON held (name) WHERE name IS NOT NULL",
+        "CREATE INDEX ended_by_name ON ended (name) WHERE name IS NOT NULL",
+    ),
 ]
 
 

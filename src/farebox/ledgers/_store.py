@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import tzinfo
 from typing import Any
 
-from farebox.ledgers import Account, Control, Grain, Grant, Sum, View
+from farebox.ledgers import Account, Control, Grain, Grant, Noted, Sum, View
 from farebox.ledgers._operations import Operation
 
 
@@ -54,6 +54,9 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def controls(self) -> dict[str, Control]: ...
+
+    @abc.abstractmethod
+    def noted(self, name: str) -> Noted | None: ...
 
     @abc.abstractmethod
     def in_flight(self) -> list[tuple[Any, Grant]]: ...

@@ -15,25 +15,18 @@ import logging
 import os
 import time
 import weakref
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from datetime import tzinfo
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any, ClassVar, Final
 
 from farebox.errors import LedgerUnavailable
 from farebox.ledgers import (
     Account,
     Answer,
-    Balance,
-    Control,
-    Grain,
     Grant,
-    Ledger,
     Need,
+    Noted,
     Shortfall,
-    Snapshot,
-    Sum,
     Ticket,
-    View,
 )
 from farebox.ledgers import _operations as op
 from farebox.ledgers._fitting import check_amounts
@@ -41,7 +34,8 @@ from farebox.ledgers._keeper import Keeper
 from farebox.ledgers._local_line import Hold, LocalLine, Waiter
 from farebox.ledgers._queue import Queue
 from farebox.ledgers._store import Store
-from farebox.ledgers._views import Glance, Views
+from farebox.ledgers._stored_books import StoredBooks
+from farebox.ledgers._views import Views
 from farebox.ledgers._waiting import is_contended
 
 #: How long what was settled may wait for company before it is written, in seconds.
@@ -57,13 +51,14 @@ _RETIRE_SECONDS: Final = 2.0
 #: How often to look for dead processes when money is short, and to try again for those who wait.
 _SWEEP_SECONDS, _SERVE_SECONDS = 1.0, 0.05
 _NOBODY: Final[frozenset[str]] = frozenset()
+_NOTHING: Final = Grant(0, 0, 0, 0)
 #: Operations after which money may have come free.
 _MAKES_ROOM: Final = (op.End, op.Expire, op.Adjust, op.SayControl, op.TopUp, op.Reset)
 
 _logger = logging.getLogger("farebox")
 
 
-class StoredLedger(Ledger):
+class StoredLedger(StoredBooks):
     """Money of all processes that share a database."""
 
     blocking: ClassVar[bool] = True
@@ -215,7 +210,8 @@ class StoredLedger(Ledger):
         hold = self._open.pop(hold_id, None)
         if hold is None:
             return False
-        self._queue_up(op.End(hold_id=self._name(hold_id), amounts=amounts, row=row, is_released=is_released))
+        name = hold.noted_as or self._name(hold_id)
+        self._queue_up(op.End(hold_id=name, amounts=amounts, row=row, is_released=is_released))
         if hold.grant is None:
             return False
         self._views.settle(hold.accounts, hold.grant, amounts)
@@ -232,112 +228,33 @@ class StoredLedger(Ledger):
     def expect(self, hold_id: int) -> None:
         self._expected.add(hold_id)
 
+    # Holds whose end any process may bring
+
+    def note(self, hold_id: int, name: str, memo: str, lives_seconds: float) -> None:
+        hold = self._open.get(hold_id)
+        if hold is not None and hold.grant is not None:
+            self._queue_up(
+                op.Note(
+                    hold_id=hold.noted_as or self._name(hold_id),
+                    name=name,
+                    memo=memo,
+                    lives_seconds=lives_seconds,
+                    call=hold.call,
+                )
+            )
+
+    def noted(self, name: str) -> Noted | None:
+        self._queue.catch_up()
+        return self._store.noted(name)
+
+    def collect(self, hold_id: int, noted: Noted) -> None:
+        self._open[hold_id] = Hold(accounts=(), owner=None, call=None, grant=_NOTHING, noted_as=noted.hold)
+
     def expire(self, now: float | None = None, row_of: Callable[[Any, Grant], Any] | None = None) -> int:
         asked = op.Expire(now_seconds=now, row_of=row_of)
         self._swept_at = time.monotonic()
         self._submit(asked)
         return asked.answer
-
-    # Accounts
-
-    def adjust(
-        self,
-        adjust_id: Hashable,
-        accounts: Sequence[Account | str],
-        usd_nanos: int,
-        tokens: int,
-        calls: int,
-        row: Any = None,
-        *,
-        turn: tuple[str, int] | None = None,
-    ) -> bool:
-        check_amounts(abs(usd_nanos), abs(tokens), abs(calls))
-        asked = op.adjustment(adjust_id, accounts, (usd_nanos, tokens, calls), row, turn)
-        self._submit(asked)
-        return asked.answer
-
-    def balance(self, account: Account) -> Balance:
-        return self.view(account).balance
-
-    def view(self, account: Account) -> View:
-        self._queue.catch_up()
-        view = self._store.view(account)
-        self._views.see({account.key: Glance.of(view)})
-        return view
-
-    def last_view(self, account: Account) -> View | None:
-        return self._views.get(account.key)
-
-    def accounts(self, prefix: str) -> list[tuple[str, View]]:
-        self._queue.catch_up()
-        return self._store.accounts(prefix)
-
-    def control(self, entry_id: str, key: str, said: Control) -> bool:
-        asked = op.SayControl(entry_id=entry_id, key=key, said=said)
-        self._submit(asked)
-        return asked.answer
-
-    def controls(self) -> dict[str, Control]:
-        self._queue.catch_up()
-        return self._store.controls()
-
-    def top_up(self, entry_id: str, account: Account, usd_nanos: int, tokens: int, calls: int) -> bool:
-        check_amounts(usd_nanos, tokens, calls)
-        asked = op.TopUp(entry_id=entry_id, account=account, amounts=(usd_nanos, tokens, calls))
-        self._submit(asked)
-        return asked.answer
-
-    def reset(self, entry_id: str, account: Account) -> bool:
-        asked = op.Reset(entry_id=entry_id, account=account)
-        self._submit(asked)
-        return asked.answer
-
-    def forget(self, account_key: Hashable) -> None:
-        hash(account_key)
-        self._queue_up(op.Forget(key=str(account_key)))
-
-    # Rows, and what was learnt
-
-    def add_row(self, row: Any) -> None:
-        self._queue_up(op.AddRow(row_id=f"{self._owner}+{next(self._row_ids):x}", row=row))
-
-    def snapshot(self) -> Snapshot:
-        self._queue.catch_up()
-        rows = list(self._store.rows(None, dearest_first=False))
-        return Snapshot(rows=rows, in_flight=self._store.in_flight(), totals={})
-
-    def in_flight(self) -> list[tuple[Any, Grant]]:
-        self._queue.catch_up()
-        return self._store.in_flight()
-
-    def rows(self, since_seconds: float | None = None, *, dearest_first: bool = False) -> Iterator[Any]:
-        self._queue.catch_up()
-        return self._store.rows(since_seconds, dearest_first=dearest_first)
-
-    def rows_of(self, call_id: str) -> list[Any]:
-        self._queue.catch_up()
-        return self._store.rows_of(call_id)
-
-    def tally(
-        self,
-        since_seconds: float | None = None,
-        grain: Grain = "ever",
-        zone: tzinfo | None = None,
-        by: Sequence[str] | None = None,
-    ) -> Iterable[Sum]:
-        self._queue.catch_up()
-        return self._store.tally(since_seconds, grain, zone, by)
-
-    def learn(self, key: str, bucket: int) -> None:
-        self._queue_up(op.Learn(key=key, bucket=bucket))
-
-    def learnt(self) -> Mapping[str, Mapping[int, int]]:
-        self._queue.catch_up()
-        return self._store.learnt()
-
-    def prune(self, before_seconds: float) -> int:
-        self._queue.catch_up()
-        return self._store.prune(before_seconds)
 
     def keep(self, seconds: float) -> None:
         self._keep_seconds = seconds
@@ -348,21 +265,6 @@ class StoredLedger(Ledger):
 
     def _name(self, hold_id: int) -> str:
         return f"{self._owner}{hold_id:x}"
-
-    def _queue_up(self, operation: op.Operation) -> None:
-        """Without waiting for anything: it may be a finalizer that asks."""
-        self._queue.add(operation)
-        self._keeper.ring()
-
-    def _submit(self, operation: op.Operation) -> None:
-        """Have it done now, with all that was queued before it.
-
-        Raises:
-            LedgerUnavailable: the store did not answer.
-        """
-        if self._is_closed:
-            raise LedgerUnavailable(f"ledger {self._store.shown} was closed; open it again with configure(ledger=...)")
-        self._queue.submit(operation)
 
     def _look_at(self, batch: Sequence[op.Operation]) -> None:
         """Something of this process was written."""

@@ -8,7 +8,9 @@ of that node; another one names it.
     meta             hash    epoch, schema, numbers given so far
     a:<key>          hash    an account, most of it as one text; goes 40 days after its window
     accounts         zset    the keys of all accounts, in the order of their letters
-    h:<hold>         string  a hold, as MessagePack; once it ended its outcome, for ten minutes, or a day where it may be corrected
+    h:<hold>         string  a hold, as MessagePack; once it ended its outcome, for ten minutes, or a day where it may be corrected,
+                             30 days where its answer has a name
+    n:<name>         string  the hold that the answer of this name is for, and what who brings it needs to know
     held             zset    holds that are open and have a deadline, by it
     o:<owner>        set     holds without a deadline, of one process
     owners           zset    processes, by when they were last there
@@ -34,7 +36,7 @@ from datetime import tzinfo
 from typing import Any, Final
 
 from farebox.errors import LedgerUnavailable
-from farebox.ledgers import Account, Control, Grain, Grant, RowForm, Sum, View
+from farebox.ledgers import Account, Control, Grain, Grant, Noted, RowForm, Sum, View
 from farebox.ledgers import _operations as op
 from farebox.ledgers import _redis_scripts as scripts
 from farebox.ledgers._fitting import limits_of
@@ -198,6 +200,10 @@ class RedisStore(Store):
 
     def controls(self) -> dict[str, Control]:
         return {key.decode(): control_of(text) for key, text in _grouped(self._ask(scripts.CONTROLS)[2:], 2)}
+
+    def noted(self, name: str) -> Noted | None:
+        reply = self._ask(scripts.NOTED, name)
+        return Noted(reply[2].decode(), reply[3].decode()) if reply[0] == b"yes" else None
 
     def in_flight(self) -> list[tuple[Any, Grant]]:
         found: dict[bytes, tuple[int, Any, Grant]] = {}

@@ -15,7 +15,7 @@ from datetime import tzinfo
 from typing import Any, Final, NoReturn
 
 from farebox.errors import LedgerLost, LedgerUnavailable
-from farebox.ledgers import Account, Balance, Control, Grain, Grant, RowForm, Sum, View
+from farebox.ledgers import Account, Balance, Control, Grain, Grant, Noted, RowForm, Sum, View
 from farebox.ledgers import _sqlite_schema as schema
 from farebox.ledgers._fitting import limits_of
 from farebox.ledgers._operations import Operation
@@ -24,6 +24,7 @@ from farebox.ledgers._sqlite_batch import Batch
 from farebox.ledgers._sqlite_books import (
     SELECT_ACCOUNTS,
     SELECT_CONTROLS,
+    SELECT_NOTED,
     Books,
     OwnIds,
     Stale,
@@ -300,6 +301,11 @@ class SqliteStore(Store):
     def controls(self) -> dict[str, Control]:
         with self._reading() as connection:
             return {row[0]: control_of(row) for row in connection.execute(SELECT_CONTROLS).fetchall()}
+
+    def noted(self, name: str) -> Noted | None:
+        with self._reading() as connection:
+            found = connection.execute(SELECT_NOTED, (name, name)).fetchone()
+        return None if found is None else Noted(*found)
 
     def in_flight(self) -> list[tuple[Any, Grant]]:
         with self._reading() as connection:

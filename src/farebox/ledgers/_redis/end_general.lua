@@ -20,7 +20,7 @@ local function end_generally(ARGV)
     if hold.grant ~= ARGV[11] then return {'no', now_text} end
     if hold.deadline == '+inf' then
       local seen = redis.call('ZSCORE', prefix .. 'owners', hold.owner)
-      if seen and now - tonumber(ARGV[13]) <= tonumber(seen) then return {'no', now_text} end
+      if hold.note[2] or (seen and now - tonumber(ARGV[13]) <= tonumber(seen)) then return {'no', now_text} end
     elseif (tonumber(ARGV[12]) or now) < tonumber(hold.deadline) then
       return {'no', now_text}
     end
@@ -47,6 +47,7 @@ local function end_generally(ARGV)
       is_dearer, is_cheaper = is_dearer or held[1 + i] < actual[i], is_cheaper or actual[i] < held[1 + i]
     end
     if is_by_hand and (is_cheaper or not is_dearer) then
+      forget_note(ARGV[3], hold)
       save_hold(ARGV[3], {state = 'corrected', grant = hold.grant})
       return {'yes', now_text}
     end
@@ -98,7 +99,11 @@ local function end_generally(ARGV)
     local id = add_row(row)
     if becomes == 'expired' then ended.row = {id, row.day, row.field, row.sums, ARGV[14]} end
   end
-  if becomes == 'expired' then ended.keys = hold.keys end
+  if becomes == 'expired' then
+    ended.keys, ended.note = hold.keys, hold.note
+  else
+    forget_note(ARGV[3], hold)
+  end
   save_hold(ARGV[3], ended)
   return {'yes', now_text}
 end
