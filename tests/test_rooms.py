@@ -83,7 +83,11 @@ ROOMS = {
     ),
     "_enforce": Room(
         "the subscriber: the one place where all of it meets",
-        BUDGETS | rooms("_frames _scope _line _speak _plan _quote _rungs _negotiate"),
+        BUDGETS | rooms("_frames _scope _line _speak _plan _quote _rungs _negotiate _collect _pending"),
+    ),
+    "_collect": Room(
+        "has what is pending here known to other processes, and pays what they left pending",
+        BUDGETS | rooms("_rows _line _plan"),
     ),
     "_bodies": Room("the form of a request; knows no vendor and no call"),
     "_pending": Room("calls that are answered later; knows nobody who answers", rooms("_call")),

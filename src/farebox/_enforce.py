@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import attrs
 
-from farebox import _config, _frames, _rungs, _speak, signals
+from farebox import _collect, _config, _frames, _pending, _rungs, _speak, signals
 from farebox._call import BATCH, Call, Usage
 from farebox._line import Steps, Work, drive_task, drive_thread
 from farebox._negotiate import negotiate, refused, speaker_of
@@ -379,3 +379,4 @@ signals.instrumented.enforce_with(before_metering)
 signals.pre_call.enforce_with(before_call)
 signals.pre_retry.enforce_with(before_retry)
 signals.post_call.enforce_with(after_call)
+_pending.share_with(_collect.NOTED)

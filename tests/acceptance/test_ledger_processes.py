@@ -17,15 +17,11 @@ A call that is charged at its bound and has lost its end keeps a row, with `cost
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,121 +29,13 @@ from typing import Any
 import pytest
 
 import farebox
-from farebox import BudgetExceeded, _config, configure, track
-from tests.acceptance.programs.stores import namespace, nothing_is_held, promise_kept, standing_row, until
+from farebox import BudgetExceeded, _config, track
+from tests.acceptance.programs.stores import expire, nothing_is_held, promise_kept, standing_row, until
 from tests.acceptance.rides import OPENAI, Ride, attempt, bound_of, farebox_usd
-from tests.servers import redis_url
 
 pytestmark = pytest.mark.usefixtures("metered")
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with redis_url(tmp_path_factory.mktemp("redis")) as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "redis"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A ledger that processes share."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger.db'}"
-    return f"{request.getfixturevalue('redis')}?namespace={namespace()}&timeout=5"
-
-
-@pytest.fixture
-def use() -> Iterator[Callable[..., None]]:
-    """`use(url, {...}, ...)`: this process takes part too, with budgets in the words of a program."""
-    with contextlib.ExitStack() as handles:
-
-        def use(url: str, *budgets: dict[str, Any]) -> None:
-            from tests.acceptance.programs.rider import budget_of
-
-            handles.enter_context(configure(ledger=url, budgets=[budget_of(dict(words)) for words in budgets]))
-
-        yield use
-
-
-class Program:
-    """A running `rider`, and what it says."""
-
-    def __init__(self, path: str, asked: dict[str, Any]) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(60)
-        self._socket.connect(path)
-        self._lines = self._socket.makefile("r")
-        self._socket.sendall(f"{json.dumps(asked)}\n".encode())
-        self.pid: int = self.hear()["pid"]
-        self._code: int | None = None
-
-    def hear(self) -> dict[str, Any]:
-        line = self._lines.readline()
-        assert line
-        said = json.loads(line)
-        assert "code" not in said, f"it ended with {said['code']}"
-        return said  # type: ignore[no-any-return]
-
-    def go(self) -> None:
-        self._socket.sendall(b"\n")
-
-    def end(self) -> int:
-        """Wait for its end; its exit code, or the negative number of the signal."""
-        while self._code is None:
-            line = self._lines.readline()
-            assert line
-            self._code = json.loads(line).get("code")
-        return self._code
-
-    def close(self) -> None:
-        if self._code is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-        self._lines.close()
-        self._socket.close()
-
-
-@pytest.fixture(scope="module")
-def riders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where programs are started."""
-    path = tmp_path_factory.mktemp("riders") / "socket"
-    environment = {**os.environ, "FAREBOX_CONFIG": ""}
-    command = [sys.executable, "-m", "tests.acceptance.programs.rider", str(path)]
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as server:
-        try:
-            until(path.exists, 60)
-            yield str(path)
-        finally:
-            server.kill()
-
-
-@pytest.fixture
-def start(provider: Any, riders: str) -> Iterator[Callable[..., Program]]:
-    """`start(way, ledger=url, budgets=[...])` runs a `rider`."""
-    with contextlib.ExitStack() as running:
-
-        def start(way: str, *, ledger: str, budgets: list[dict[str, Any]], **words: Any) -> Program:
-            asked = {
-                "way": way,
-                "ledger": ledger,
-                "budgets": budgets,
-                "ride": "openai",
-                "openai_base_url": provider.openai_base_url,
-                "anthropic_base_url": provider.anthropic_base_url,
-                **words,
-            }
-            return running.enter_context(contextlib.closing(Program(riders, asked)))
-
-        yield start
-
-
-def expire() -> None:
-    """Charge what the dead hold, as each ledger does now and then."""
-    ledger = _config.state().ledger
-    ledger._store.alive_seconds = 0.2  # type: ignore[attr-defined]
-    time.sleep(0.3)
-    ledger.expire()
 
 
 # ── many processes ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -73,7 +73,8 @@ class Files:
 
     def _download(self, original: Any) -> Any:
         def download_file(client: Any, path: str, *args: Any, **kwargs: Any) -> Any:
-            call = self._asked(path)
+            asked = self._asked_after(path)
+            call = _pending.find(*asked) if asked[1] else None
             if call is None:
                 return original(client, path, *args, **kwargs)
             written = _watched(kwargs)
@@ -86,7 +87,8 @@ class Files:
 
     def _async_download(self, original: Any) -> Any:
         async def async_download_file(client: Any, path: str, *args: Any, **kwargs: Any) -> Any:
-            call = self._asked(path)
+            asked = self._asked_after(path)
+            call = await _pending.afind(*asked) if asked[1] else None
             if call is None:
                 return await original(client, path, *args, **kwargs)
             written = _watched(kwargs)
@@ -113,11 +115,13 @@ class Files:
             self._seam.leave_unread(error)
             return None
 
-    def _asked(self, path: str) -> Call | None:
-        """The pending call whose results were asked for."""
-        if not _pending.any_are():
-            return None
-        return _pending.find(*self._provider.asks_after(path.partition("?")[0], "get", {}))
+    def _asked_after(self, path: str) -> tuple[str, str]:
+        """The provider and the id of the earlier answer whose results are asked for; the id is "" for any other file."""
+        try:
+            return self._provider.asks_after(path.partition("?")[0], "get", {})
+        except Exception as error:
+            self._seam.leave_unread(error)
+            return self._provider.name, ""
 
     def _read(self, call: Call, content: Any, written: Any) -> None:
         if isinstance(written, _Watched):

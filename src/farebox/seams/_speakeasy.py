@@ -70,9 +70,11 @@ class Stack:
         def do_request(sdk: Any, hook_ctx: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
             link = self.begin(sdk, request, kwargs.get("stream", False))
             if link is None:
+                asked = self.asked_after(request)
+                call = _pending.find(*asked) if asked[1] else None
                 response = original(sdk, hook_ctx, request, *args, **kwargs)
-                if _pending.any_are():
-                    self.answer_pending(request, response)
+                if call is not None:
+                    self.answer_pending(call, request, response)
                 return response
             try:
                 self.seam.open[link] = None
@@ -95,9 +97,11 @@ class Stack:
         async def do_request_async(sdk: Any, hook_ctx: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
             link = self.begin(sdk, request, kwargs.get("stream", False))
             if link is None:
+                asked = self.asked_after(request)
+                call = await _pending.afind(*asked) if asked[1] else None
                 response = await original(sdk, hook_ctx, request, *args, **kwargs)
-                if _pending.any_are():
-                    self.answer_pending(request, response)
+                if call is not None:
+                    self.answer_pending(call, request, response)
                 return response
             link.call.is_async = True
             try:
@@ -190,14 +194,21 @@ class Stack:
         if not self.seam.is_global:
             self.seam.retire()
 
-    def answer_pending(self, request: Any, response: Any) -> None:
-        """Settle an earlier call if this request asked after its answer, and it is there by now."""
+    def asked_after(self, request: Any) -> tuple[str, str]:
+        """The provider and the id of an earlier answer that a request which is free asks after; the id is "" for none."""
         provider = self.seam.provider
-        path, method = unquote(request.url.path), request.method
-        asks_after = getattr(provider, "asks_after", None)  # of one that has several names
-        asked = asks_after(path, method, {}) if asks_after else (provider.name, provider.answers(path, method))
-        call = _pending.find(*asked)
-        if call is None or response.status_code >= 400:
+        try:
+            path, method = unquote(request.url.path), request.method
+            asks_after = getattr(provider, "asks_after", None)  # of one that has several names
+            return asks_after(path, method, {}) if asks_after else (provider.name, provider.answers(path, method))
+        except Exception as error:
+            self.seam.leave_unread(error)
+            return provider.name, ""
+
+    def answer_pending(self, call: Call, request: Any, response: Any) -> None:
+        """Settle an earlier call that was asked after, if its answer is there by now."""
+        provider = self.seam.provider
+        if response.status_code >= 400:
             return
         if not hasattr(response, "_content"):
             if _pending.forget(call):

@@ -126,9 +126,11 @@ class GoogleSeam(Patches):
         def _request(client: Any, http_request: Any, http_options: Any = None, stream: bool = False) -> Any:
             link = self.begin(client, http_request, stream)
             if link is None:
+                asked = self.asked_after(http_request)
+                earlier = _pending.find(*asked) if asked[1] else None
                 result = original(client, http_request, http_options, stream)
-                if _pending.any_are():
-                    self.answer_pending(http_request, result)
+                if earlier is not None:
+                    self.answer_pending(earlier, result)
                 return result
             call = link.call
             try:
@@ -152,9 +154,11 @@ class GoogleSeam(Patches):
         async def _async_request(client: Any, http_request: Any, http_options: Any = None, stream: bool = False) -> Any:
             link = self.begin(client, http_request, stream)
             if link is None:
+                asked = self.asked_after(http_request)
+                earlier = await _pending.afind(*asked) if asked[1] else None
                 result = await original(client, http_request, http_options, stream)
-                if _pending.any_are():
-                    self.answer_pending(http_request, result)
+                if earlier is not None:
+                    self.answer_pending(earlier, result)
                 return result
             call = link.call
             call.is_async = True
@@ -236,21 +240,22 @@ class GoogleSeam(Patches):
             call.raises.__dict__["response"] = _as_model(call, link.answer)
             raise call.raises
 
-    def answer_pending(self, http_request: Any, result: Any) -> None:
-        """Settle an earlier call if this request asked after its answer, and it is there by now."""
+    def asked_after(self, http_request: Any) -> tuple[str, str]:
+        """The provider and the id of an earlier answer that a request which is free asks after; the id is "" for none."""
         provider = cast(PathProvider, self.provider)
         body = http_request.data if type(http_request.data) is dict else {}
         try:
-            asked = provider.asks_after(unquote(urlsplit(http_request.url).path), http_request.method, body)
-        except ValueError as error:
+            return provider.asks_after(unquote(urlsplit(http_request.url).path), http_request.method, body)
+        except Exception as error:
             self.leave_unread(error)
-            return
-        call = _pending.find(*asked)
-        if call is not None:
-            call.is_pending = False
-            read_answer(call, provider, _answer_in(result))
-            if not call.is_pending and _pending.forget(call):
-                end_call(call, "completed")
+            return provider.name, ""
+
+    def answer_pending(self, call: Call, result: Any) -> None:
+        """Settle an earlier call that was asked after, if its answer is there by now."""
+        call.is_pending = False
+        read_answer(call, cast(PathProvider, self.provider), _answer_in(result))
+        if not call.is_pending and _pending.forget(call):
+            end_call(call, "completed")
 
 
 def _answer_in(result: Any) -> Any:

@@ -136,9 +136,11 @@ class StainlessSeam(Patches):
         def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
             begun = self.begin(client, options, kwargs)
             if begun is None:
+                reader, asked = self.asked_after(client, options)
+                call = _pending.find(reader.name, asked) if asked else None
                 result = original(client, cast_to, options, *args, **kwargs)
-                if _pending.any_are():
-                    self.answer_pending(client, options, result)
+                if call is not None:
+                    self.answer_pending(call, reader, result)
                 return result
             options, body, link, call = begun
             if call is None:
@@ -168,9 +170,11 @@ class StainlessSeam(Patches):
         async def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
             begun = self.begin(client, options, kwargs)
             if begun is None:
+                reader, asked = self.asked_after(client, options)
+                call = await _pending.afind(reader.name, asked) if asked else None
                 result = await original(client, cast_to, options, *args, **kwargs)
-                if _pending.any_are():
-                    self.answer_pending(client, options, result)
+                if call is not None:
+                    self.answer_pending(call, reader, result)
                 return result
             options, body, link, call = begun
             if call is None:
@@ -377,12 +381,17 @@ class StainlessSeam(Patches):
             call.raises.__dict__["response"] = result
             raise call.raises
 
-    def answer_pending(self, client: Any, options: Any, result: Any) -> None:
-        """Settle an earlier call if this request asked after its answer, and it is there by now."""
-        path, _, reader = self.address(client, options.url)
-        call = _pending.find(reader.name, self.provider.answers(path, options.method))
-        if call is None:
-            return
+    def asked_after(self, client: Any, options: Any) -> tuple[Provider | Compatible, str]:
+        """Who reads the answer to a request that is free, and the id of the earlier one that it asks after, "" for none."""
+        try:
+            path, _, reader = self.address(client, options.url)
+            return reader, self.provider.answers(path, options.method)
+        except Exception as error:
+            self.leave_unread(error)
+            return self.provider, ""
+
+    def answer_pending(self, call: Call, reader: Provider | Compatible, result: Any) -> None:
+        """Settle an earlier call that was asked after, if its answer is there by now."""
         if _look_for_stream(type(result)):
             if _pending.forget(call):
                 call.is_pending = False

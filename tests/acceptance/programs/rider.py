@@ -20,6 +20,7 @@ from typing import Any
 
 import farebox
 from farebox import budget, configure
+from tests.acceptance.programs import batches
 from tests.acceptance.rides import ANTHROPIC, OPENAI, Ride
 
 
@@ -235,6 +236,38 @@ def fork_with_a_stream_open(asked: dict[str, Any]) -> None:
     say(done=1)
 
 
+# ── batches ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def submit(asked: dict[str, Any]) -> None:
+    """Submits a batch, says so, and ends: as it is told to, or once it was waited for and has asked after its batch too."""
+    kind = batches.KINDS[asked["kind"]]
+    with kind.client(_Address(asked["openai_base_url"], asked["anthropic_base_url"])) as client:
+        with farebox.track(feature="nightly"), budget("scope", usd=1) as scope:
+            batch_id = kind.submit(client)
+        if asked["ends"] != "at once":
+            farebox.flush(10)
+        say(batch=batch_id, call=farebox.calls()[0].call_id)
+        if asked["ends"] == "after its batch":
+            wait_for_turn()
+            there = kind.collect(client, batch_id)
+            farebox.flush(10)
+            say(there=there, spent=str(scope.spent_usd), reserved=str(scope.reserved_usd))
+    if asked["ends"] != "after its batch":
+        end_hard("kill -9") if asked["ends"] in ("killed", "at once") else None
+
+
+def collect(asked: dict[str, Any]) -> None:
+    """Collects a batch again and again, beside others."""
+    kind = batches.KINDS[asked["kind"]]
+    with kind.client(_Address(asked["openai_base_url"], asked["anthropic_base_url"])) as client:
+        say(ready=True)
+        wait_for_turn()
+        there = [kind.collect(client, asked["batch"]) for _ in range(asked["times"])]
+        farebox.flush(10)
+        say(there=there)
+
+
 def main(asked: dict[str, Any]) -> None:
     begin(asked)
     way = asked["way"]
@@ -248,6 +281,10 @@ def main(asked: dict[str, Any]) -> None:
         tell_rungs(asked)
     elif way == "prefork":
         prefork(asked)
+    elif way == "submit":
+        submit(asked)
+    elif way == "collect":
+        collect(asked)
     elif way == "fork with a stream open":
         fork_with_a_stream_open(asked)
     elif way == "end of main":

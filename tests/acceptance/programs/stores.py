@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import farebox
+from farebox import _config
 from farebox.testing import FakeProvider
 
 _numbers = itertools.count(1)
@@ -199,3 +200,11 @@ def nothing_is_held() -> None:
     assert len({record.call_id for record in records}) == len(records)
     assert not [record for record in records if record.outcome == "open"]
     assert total.calls + total.refused_calls == len(records)
+
+
+def expire() -> None:
+    """Charge what the dead hold, as each ledger does now and then."""
+    ledger = _config.state().ledger
+    ledger._store.alive_seconds = 0.2  # type: ignore[attr-defined]
+    time.sleep(0.3)
+    ledger.expire()
