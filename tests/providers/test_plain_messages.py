@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import anthropic
@@ -17,6 +19,7 @@ from farebox.providers import find_provider
 from tests.providers.test_plain_requests import came_of, said, texts
 
 _ANTHROPIC: Any = find_provider("anthropic")
+_DATA = Path(__file__).parent / "data"
 _PATH, _HOST = "/v1/messages", "api.anthropic.com"
 _OMIT: Any = anthropic.omit if hasattr(anthropic, "omit") else type("Omit", (), {})()
 _HELLO = {"role": "user", "content": "Why?"}
@@ -126,10 +129,15 @@ _ODD: dict[str, list[Any]] = {
     "cache_creation_input_tokens": [*_COUNTS, False, "", 0.0],
     "cache_read_input_tokens": [*_COUNTS, False, "", 0.0],
     "service_tier": ["priority", None, "y" * 60, 3],
-    "inference_geo": ["us", "eu"],
-    "speed": ["standard", "fast"],
+    "inference_geo": ["us", "global", "not_available", "", 3, ["us"]],
+    "speed": ["standard", "fast", 3],
     "server_tool_use": [{"web_search_requests": 2}],
-    "output_tokens_details": [{"thinking_tokens": 1}],
+    "output_tokens_details": [
+        *({"thinking_tokens": count} for count in (0, 1, 200, False, "", None)),
+        {},
+        {"thinking_tokens": 0, "unheard_of": 7},
+        7,
+    ],
     "iterations": [[], [{"type": "compaction", "input_tokens": 5, "output_tokens": 6}]],
     "unheard_of": [7],
 }
@@ -180,13 +188,16 @@ def test_an_answer_with_much_that_is_odd_says_the_same_read_either_way(
     assert_read_alike({"usage": {**_USAGE, **usage}, **head}, kind, "")
 
 
-def test_the_answers_that_most_get_are_read_on_the_short_way() -> None:
-    usage = {"input_tokens": 9, "output_tokens": 8, "cache_read_input_tokens": 0, "service_tier": "standard"}
-    answer = {"id": "msg_1", "type": "message", "role": "assistant", "model": "claude-sonnet-4-6", "content": []}
-    came: Any = construct_type(type_=Message, value={**answer, "stop_reason": "end_turn", "usage": usage})
+@pytest.mark.parametrize("kind", [Message, BetaMessage])
+@pytest.mark.parametrize(
+    "said", [{}, {"output_tokens_details": {"thinking_tokens": 0}}, {"inference_geo": "not_available"}]
+)
+def test_the_answers_that_most_get_are_read_on_the_short_way(said: dict[str, Any], kind: type) -> None:
+    answer = json.loads((_DATA / "anthropic_message.json").read_text("utf-8"))["answer"]
+    came: Any = construct_type(type_=kind, value={**answer, "usage": {**answer["usage"], **said}})
     call = _ANTHROPIC.read_plain(_PATH, {"model": "claude-sonnet-4-6", "max_tokens": 9, "messages": [_HELLO]}, _HOST)
     assert _ANTHROPIC.read_plain_answer(call, came)
-    assert (call.usage.input_tokens, call.usage.output_tokens, call.response_id) == (9, 8, "msg_1")
+    assert (call.usage.input_tokens, call.usage.output_tokens, call.response_id) == (10, 20, answer["id"])
 
 
 @pytest.mark.parametrize("answer", [None, {}, "no", 7, object(), []])

@@ -18,6 +18,8 @@ TOKENS_PER_MESSAGE: Final = 16
 TOKENS_PER_REQUEST: Final = 64
 #: The class that the SDK hands on what was not given as; older ones have it too, and leave it out of a body.
 _OMITTED: Final = "Omit"
+#: Where inference costs 1.1 times as much (docs.anthropic.com/en/docs/about-claude/pricing, read 2026-11-21).
+DEAR_REGIONS: Final = ("us",)
 _LONGEST: Final = 200
 _NONE_OR_COUNT: Final = (int, type(None))
 
@@ -91,6 +93,13 @@ def read_plain_answer(call: Call, answer: Any) -> bool:
         for name in _OUT_OF_THE_ORDINARY:
             if used.get(name) is not None:
                 return False
+        if used.get("speed") not in _USUAL_SPEEDS or used.get("inference_geo") in DEAR_REGIONS:
+            return False
+        details = used.get("output_tokens_details")
+        if details is not None:
+            thought = details.__dict__["thinking_tokens"]
+            if thought or type(thought) not in _NONE_OR_COUNT:
+                return False
         response_id, model = found["id"], found["model"]
         if type(response_id) is not str or type(model) is not str or len(response_id) + len(model) > _LONGEST:
             return False
@@ -105,7 +114,6 @@ def read_plain_answer(call: Call, answer: Any) -> bool:
     return True
 
 
-#: What a usage has that is more than input and output, or has another price.
-_OUT_OF_THE_ORDINARY: Final = (
-    "output_tokens_details", "server_tool_use", "iterations", "inference_geo", "speed", "fallback_credit",
-)  # fmt: skip
+#: What a usage has that is more than input and output.
+_OUT_OF_THE_ORDINARY: Final = ("server_tool_use", "iterations")
+_USUAL_SPEEDS: Final = (None, "standard")

@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from farebox._call import Call, Usage
+from farebox.providers._anthropic_plain import DEAR_REGIONS
 from farebox.providers._reading import COUNTS, UnreadableUsage, count, fields, listed, text_of
 
 #: Fields of a usage that is more than input and output.
 _OUT_OF_THE_ORDINARY: Final = ("output_tokens_details", "server_tool_use", "iterations")
-#: Where inference costs 1.1 times as much (docs.anthropic.com/en/docs/about-claude/pricing, read 2026-11-21).
-_REGIONS: Final = ("us",)
 _INPUT_BUCKETS: Final = ("uncached_input_tokens", "cache_read_tokens", "cache_write_5m_tokens", "cache_write_1h_tokens")
 
 
@@ -30,13 +29,13 @@ def read_head(call: Call, found: Mapping[str, Any], usage: Mapping[str, Any]) ->
     if type(served) is str:
         geo = usage.get("inference_geo")
         if geo is None and call.tier.endswith("regional"):
-            geo = _REGIONS[0]  # as it was asked for: the answer does not say otherwise
+            geo = DEAR_REGIONS[0]  # as it was asked for: the answer does not say otherwise
         call.served_tier = served[:40] if geo is None else with_region(served[:40], geo)
 
 
 def with_region(tier: str, geo: Any) -> str:
     """A tier as the prices know it: inference kept in one region costs more."""
-    return "+".join(filter(None, (tier, "regional" if geo in _REGIONS else "")))
+    return "+".join(filter(None, (tier, "regional" if geo in DEAR_REGIONS else "")))
 
 
 def read_usage(call: Call, usage: Mapping[str, Any]) -> Usage | None:

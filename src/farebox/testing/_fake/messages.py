@@ -29,6 +29,8 @@ TOOL_PROMPT_TOKENS = 496  # the hidden system prompt that any tool brings along
 TOOL_PROMPT_FORCED_TOKENS = 588  # with tool_choice "any" or "tool"
 MOST_SEARCHES = 10  # where the request does not say
 
+#: What only the start of a stream says of its usage.
+_AT_THE_START = ("cache_creation", "service_tier", "inference_geo")
 _REFUSED = "invalid_request_error"
 _TYPES = {
     400: _REFUSED,
@@ -120,6 +122,7 @@ class Messages:
             },
             "output_tokens": output_tokens,
             "service_tier": "standard",
+            "inference_geo": "global",
         }
         if reply.searches:
             usage["server_tool_use"] = {"web_search_requests": reply.searches, "web_fetch_requests": 0}
@@ -170,7 +173,7 @@ class Messages:
             yield Event(payload, "content_block_delta", tokens=piece.tokens, is_content=True)
         yield _event("content_block_stop", index=0)
         usage = self.usage(reply, reply.output_tokens)
-        cumulative = {name: value for name, value in usage.items() if name not in ("cache_creation", "service_tier")}
+        cumulative = {name: value for name, value in usage.items() if name not in _AT_THE_START}
         stop = {"stop_reason": self._stop_reason(reply), "stop_sequence": None}
         yield _event("message_delta", delta=stop, usage=cumulative)
         yield _event("message_stop")
