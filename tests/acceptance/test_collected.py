@@ -283,6 +283,25 @@ def settled(story: Callable[..., Story], tmp_path: Path, *, forgets: bool) -> Ca
     return record
 
 
+def test_of_two_threads_that_have_found_a_call_one_settles_it(tmp_path: Path, provider: FakeProvider) -> None:
+    with configure(ledger=f"sqlite:///{tmp_path}/ledger.db"), OPENAI.client(provider) as client:
+        answer = client.responses.create(model="gpt-4.1", input=TEXT, max_output_tokens=400, background=True)
+        assert farebox.flush(5)
+        _pending._calls.clear()
+        found = [_pending.find("openai", answer.id) for _ in range(2)]
+        assert None not in found
+        assert found[0] is not found[1]
+        assert [_pending.forget(call) for call in found if call] == [True, False]
+        assert [_pending.forget(call) for call in found if call] == [False, False]
+
+
+@pytest.mark.parametrize("name", ["", "r\u00e9sum\u00e9", "two\nlines", "\ud800"])
+def test_a_store_is_not_asked_for_what_is_no_name(name: str, tmp_path: Path, caplog: Any) -> None:
+    with configure(ledger=f"sqlite:///{tmp_path}/ledger.db"):
+        assert _pending.find("openai", name) is None
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
 def test_a_call_costs_the_same_wherever_it_is_collected(story: Any, tmp_path: Path) -> None:
     own = settled(story, tmp_path / "own", forgets=False)

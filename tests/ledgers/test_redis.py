@@ -311,6 +311,29 @@ def test_two_processes_with_skewed_clocks_agree_about_the_end_of_a_window(url: s
         ledger.close()
 
 
+def test_an_expired_hold_whose_answer_may_still_come_is_kept_for_as_long_as_answers_are(
+    url: str, namespace: str, ledger: RedisLedger
+) -> None:
+    for hold_id in (1, 2):
+        ledger.reserve(hold_id, [account()], fixed(10), ttl_seconds=60)
+    ledger.note(1, "batch 7", "", 60)
+    assert ledger.flush()
+    with redis.Redis.from_url(url) as server:
+
+        def seconds(what: str) -> list[int]:
+            return sorted(server.ttl(key) for key in server.keys(f"fb1:{{{namespace}}}:{what}:*"))
+
+        assert ledger.expire(time.time() + 100) == 2
+        assert seconds("h") == [pytest.approx(86_400, abs=10), pytest.approx(30 * 86_400, abs=10)]
+        assert seconds("n") == [pytest.approx(30 * 86_400 + 60, abs=10)]
+        noted = ledger.noted("batch 7")
+        assert noted is not None
+        ledger.collect(3, noted)
+        assert ledger.settle(3, 5, 0)
+        assert ledger.noted("batch 7") is None
+        assert seconds("n") == []
+
+
 # The same answers as in memory, at any size
 
 
