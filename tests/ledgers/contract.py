@@ -1222,6 +1222,14 @@ class LedgerContract:
         assert ledger.balance(trip).spent_usd_nanos == 35
         assert ledger.noted("batch 7") is None
 
+    def test_a_hold_has_the_name_it_was_given_last(self, ledger: Ledger) -> None:
+        self.note(ledger, account())
+        ledger.note(1, "batch 8", "full price", 86_400)
+        noted = ledger.noted("batch 8")
+        assert noted is not None
+        assert noted.memo == "full price"
+        assert ledger.noted("batch 7") is None
+
     def test_what_is_not_held_can_not_be_noted(self, ledger: Ledger) -> None:
         trip = account()
         ledger.note(1, "batch 1", "", 60)

@@ -6,7 +6,7 @@ Invariants are those of the contract: the model never asks the ledger anything. 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -55,6 +55,13 @@ class Model:
         self.limited: set[str] = set()
         #: Who has changed what calls cost after their end: "hand" or "late".  All calls have the same id.
         self.turns: list[str] = []
+        #: The holds that answers of these names are for.
+        self.names: dict[str, int] = {}
+
+    def noted(self, name: str) -> int | None:
+        """The hold that is known by this name."""
+        hold_id = self.names.get(name, 0)
+        return hold_id if hold_id in self.holds and self.holds[hold_id].state in ("held", "expired") else None
 
     def limits(self, key: str) -> list[int]:
         limits = list(OWN_LIMITS[key])
@@ -195,6 +202,8 @@ class LedgerMachine(RuleBasedStateMachine):
     """Subclasses say what ledger: empty, made with `FORM`; it reads `self.time` as its clock."""
 
     time: float = 0.0
+    #: Whether it knows holds by the names of their answers.
+    keeps_notes: ClassVar[bool] = True
 
     def make_ledger(self) -> Ledger:
         raise NotImplementedError
@@ -205,6 +214,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.model = Model()
         self.ledger = self.make_ledger()
         self.ids = 0
+        #: Holds that ended under another id: what their own one is answered then is not said.
+        self.collected: set[int] = set()
 
     def some_hold(self, nth: int) -> int:
         """One of the latest holds, or an id nobody used."""
@@ -298,15 +309,48 @@ class LedgerMachine(RuleBasedStateMachine):
         if later:
             self.ledger.settle_later(hold_id, *actual, row)
         else:
-            assert self.ledger.settle(hold_id, *actual, row) is done
+            assert self.ledger.settle(hold_id, *actual, row) is done or hold_id in self.collected
         assert self.ledger.settle(hold_id, *actual, row) is False
 
     @rule(nth=pick)
     def release(self, nth: int) -> None:
         hold_id = self.some_hold(nth)
         done = self.model.end(hold_id, "released", (0, 0, 0))
-        assert self.ledger.release(hold_id, CALL) is done
+        assert self.ledger.release(hold_id, CALL) is done or hold_id in self.collected
         assert self.ledger.release(hold_id, CALL) is False
+
+    @rule(nth=pick, name=st.sampled_from(["one", "two"]), lives=st.sampled_from([0.0, TTL, 3 * TTL]))
+    def note(self, nth: int, name: str, lives: float) -> None:
+        hold_id = self.some_hold(nth)
+        hold = self.model.holds.get(hold_id)
+        self.ledger.note(hold_id, name, f"hold {hold_id}", lives)
+        if not self.keeps_notes or hold is None or hold.state not in ("held", "expired"):
+            return
+        self.model.names = {other: known for other, known in self.model.names.items() if known != hold_id}
+        self.model.names[name] = hold_id
+        if hold.state == "held" and hold.deadline is not None:
+            self.model.holds[hold_id] = hold._replace(deadline=max(hold.deadline, self.time + lives))
+
+    @rule(name=st.sampled_from(["one", "two"]), part=st.integers(0, 150), is_released=st.booleans())
+    def collect(self, name: str, part: int, is_released: bool) -> None:
+        """By another id, as another process would; and by a third one, which comes too late."""
+        noted, hold_id = self.ledger.noted(name), self.model.noted(name)
+        assert (noted is None) is (hold_id is None)
+        if noted is None or hold_id is None:
+            return
+        assert noted.memo == f"hold {hold_id}"
+        bound = self.model.holds[hold_id].bound
+        actual = (0, 0, 0) if is_released else (bound[0] * part // 100, bound[1] * part // 100, bound[2])
+        assert self.model.end(hold_id, "released" if is_released else "settled", actual)
+        for _ in range(2):
+            self.ids += 1
+            self.ledger.collect(self.ids, noted)
+            if is_released:
+                self.ledger.release(self.ids, CALL)
+            else:
+                self.ledger.settle(self.ids, *actual, (BEGAN_AT, PLACE, actual[0]))
+        self.collected.add(hold_id)
+        assert self.ledger.noted(name) is None
 
     @rule(seconds=st.sampled_from([1.0, TTL / 2, TTL]))
     def tick_and_expire(self, seconds: float) -> None:

@@ -38,6 +38,8 @@ class TestMemoryLedger(LedgerContract):
 
 
 class MemoryMachine(LedgerMachine):
+    keeps_notes = False
+
     def make_ledger(self) -> Ledger:
         return MemoryLedger(form=FORM, clock=lambda: self.time)
 

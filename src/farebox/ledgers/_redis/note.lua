@@ -4,6 +4,7 @@
 local hold = load_hold(ARGV[3])
 if not hold or (hold.state ~= 'held' and hold.state ~= 'expired') then return {'no', now_text} end
 local until_text = string.format('%.6f', now + tonumber(ARGV[6]))
+if hold.note[1] ~= ARGV[4] then forget_note(ARGV[3], hold) end
 hold.note = {ARGV[4], until_text}
 if hold.state == 'held' then
   if ARGV[7] ~= '' then hold.call = ARGV[7] end
