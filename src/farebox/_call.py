@@ -316,7 +316,10 @@ class Call(_Said):
 
         def __getattr__(self, name: str) -> Any:
             """How an empty slot starts."""
-            return getattr(_Said, name)
+            try:
+                return _STARTS[name]
+            except KeyError:
+                raise AttributeError(f"a call has no {name!r}", name=name, obj=self) from None
 
     def __repr__(self) -> str:
         return f"<call {self.number}: {self.provider_name} {self.model}, {self.outcome}>"
@@ -362,6 +365,9 @@ class Call(_Said):
         `now` is `time.monotonic()`.  Only an open stream can stand still.
         """
         return 0.0 if self.activity is None else float(self.activity.idle_seconds(now))
+
+
+_STARTS: Final = {name: getattr(_Said, name) for name in Call.__slots__ if hasattr(_Said, name)}
 
 
 @attrs.frozen(kw_only=True)
