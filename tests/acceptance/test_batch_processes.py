@@ -24,6 +24,7 @@ import pytest
 
 import farebox
 from farebox import _config, _pending, signals
+from farebox.providers import _openai_batches
 from farebox.testing import FakeProvider, FixedClock
 from tests.acceptance.programs.batches import KINDS, ROWS, TEXT
 from tests.acceptance.programs.stores import expire, namespace, standing_row
@@ -200,6 +201,33 @@ def test_async_clients_collect_too_and_their_loop_goes_on_meanwhile(
 
     asyncio.run(main())
     paid_once(provider, said["call"], kind)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_batch_that_was_found_in_a_list_is_paid_by_the_file_of_its_results(
+    is_async: bool, provider: FakeProvider, url: str, start: Any, use: Any, clients: Any
+) -> None:
+    use(url, ORG)
+    provider.background(0, batches_tell_usage=False)
+    said = submitted(start, url, "openai", "by itself")
+    with farebox.configure(ledger="memory://"):  # what the list says, without a look from here
+        found = clients("openai").batches.retrieve(said["batch"]).to_dict()
+    _openai_batches._results.clear()
+    odd = {"id": 7, "output_file_id": ["file"]}
+    provider.serve("/v1/batches", {"object": "list", "data": [odd, found], "has_more": False})
+    if is_async:
+
+        async def main() -> None:
+            async with OPENAI.async_client(provider) as client:
+                listed = [one async for one in client.batches.list()]
+                await client.files.content(listed[-1].output_file_id)
+
+        asyncio.run(main())
+    else:
+        *_, last = clients("openai").batches.list()
+        assert row().spent == 0
+        clients("openai").files.content(last.output_file_id)
+    paid_once(provider, said["call"], "openai")
 
 
 def test_a_batch_is_paid_in_the_window_and_at_the_time_it_was_sent_in(

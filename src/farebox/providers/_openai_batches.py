@@ -15,7 +15,7 @@ from typing import Any, Final
 from farebox._call import Call, Usage
 from farebox.providers._batches import UNSEEN_FILE, Rows, is_row, lines_of, remember, row_of, settle
 from farebox.providers._openai_usage import RESPONSES, read_head, read_usage
-from farebox.providers._reading import fields, text_of
+from farebox.providers._reading import fields, listed, text_of
 from farebox.providers._unmetered import unseen_call
 from farebox.providers._uploads import uploads_of
 
@@ -62,6 +62,15 @@ def earlier_batch(path: str, method: str) -> str:
         return found[1] if method.upper() == ("POST" if found[2] else "GET") else ""
     content = _CONTENT.search(path)
     return _results.get(content[1], "") if content is not None else ""
+
+
+def glance(path: str, answer: Any) -> None:
+    """Take note of the files that hold the results of the batches in a list: who lists them may fetch them without a look."""
+    for one in (listed(fields(answer).get("data")) or ()) if path.endswith(PATH) else ():
+        found = fields(one)
+        batch_id, file_id = text_of(found.get("id")), text_of(found.get("output_file_id"))
+        if batch_id and file_id:
+            remember(_results, file_id, batch_id)
 
 
 class Batches:

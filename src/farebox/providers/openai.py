@@ -12,7 +12,7 @@ from typing import Any, Final
 from farebox._call import Call
 from farebox.providers import Metering, StreamReader, _openai_batches
 from farebox.providers._media import read_openai_part
-from farebox.providers._openai_batches import earlier_batch, noted
+from farebox.providers._openai_batches import earlier_batch, glance, noted
 from farebox.providers._openai_free import is_free
 from farebox.providers._openai_lanes import Lanes
 from farebox.providers._openai_live import PATH as LIVE
@@ -246,6 +246,8 @@ class OpenAI:
     def noted(self, path: str, body: Mapping[str, Any], server_address: str) -> Callable[[Any], None] | None:
         """What to do with the answer to a request that is free, and is remembered; None for any other."""
         return noted(path, body, server_address, self.read_request)
+
+    glance = staticmethod(glance)
 
 
 def _says_little_more(body: Mapping[str, Any], known: int) -> bool:

@@ -80,6 +80,7 @@ class StainlessSeam(Patches):
         super().__init__(provider)
         self.read_plain: Callable[..., Call | None] | None = getattr(provider, "read_plain", None)
         self.read_plain_answer: Callable[..., bool] | None = getattr(provider, "read_plain_answer", None)
+        self.glance: Callable[[str, Any], None] | None = getattr(provider, "glance", None)
         self._sockets = Sockets(self)
 
     def install(self) -> None:
@@ -136,11 +137,10 @@ class StainlessSeam(Patches):
         def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
             begun = self.begin(client, options, kwargs)
             if begun is None:
-                reader, asked = self.asked_after(client, options)
+                reader, path, asked = self.asked_after(client, options)
                 call = _pending.find(reader.name, asked) if asked else None
                 result = original(client, cast_to, options, *args, **kwargs)
-                if call is not None:
-                    self.answer_pending(call, reader, result)
+                self.hear(call, reader, path, result)
                 return result
             options, body, link, call = begun
             if call is None:
@@ -170,11 +170,10 @@ class StainlessSeam(Patches):
         async def request(client: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
             begun = self.begin(client, options, kwargs)
             if begun is None:
-                reader, asked = self.asked_after(client, options)
+                reader, path, asked = self.asked_after(client, options)
                 call = await _pending.afind(reader.name, asked) if asked else None
                 result = await original(client, cast_to, options, *args, **kwargs)
-                if call is not None:
-                    self.answer_pending(call, reader, result)
+                self.hear(call, reader, path, result)
                 return result
             options, body, link, call = begun
             if call is None:
@@ -381,14 +380,21 @@ class StainlessSeam(Patches):
             call.raises.__dict__["response"] = result
             raise call.raises
 
-    def asked_after(self, client: Any, options: Any) -> tuple[Provider | Compatible, str]:
-        """Who reads the answer to a request that is free, and the id of the earlier one that it asks after, "" for none."""
+    def asked_after(self, client: Any, options: Any) -> tuple[Provider | Compatible, str, str]:
+        """Of a request that is free: who reads its answer, its path, and the id of the earlier one that it asks after or ""."""
         try:
             path, _, reader = self.address(client, options.url)
-            return reader, self.provider.answers(path, options.method)
+            return reader, path, self.provider.answers(path, options.method)
         except Exception as error:
             self.leave_unread(error)
-            return self.provider, ""
+            return self.provider, "", ""
+
+    def hear(self, call: Call | None, reader: Provider | Compatible, path: str, result: Any) -> None:
+        """A request that is free was answered; it asked after `call`, or may tell where the results of others are."""
+        if call is not None:
+            self.answer_pending(call, reader, result)
+        elif self.glance is not None:
+            self.glance(path, result)
 
     def answer_pending(self, call: Call, reader: Provider | Compatible, result: Any) -> None:
         """Settle an earlier call that was asked after, if its answer is there by now."""
