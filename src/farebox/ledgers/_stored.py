@@ -9,7 +9,6 @@ What a finalizer may call takes no lock: it appends and rings for the thread, ea
 from __future__ import annotations
 
 import atexit
-import functools
 import itertools
 import logging
 import os
@@ -121,43 +120,22 @@ class StoredLedger(StoredBooks):
             if first is not None:
                 return first.short
         try:
-            return self._asker(hold_id, accounts, owner, call, forced, ttl_seconds, crossing)(need)
+            return self._reserve(owner, hold_id, accounts, need, call, forced, ttl_seconds, crossing)
         except LedgerUnavailable:
             # Nobody knows whether it is held: it may not be, and if the request still arrives it is to be refused.
             self._end(hold_id, (0, 0, 0), None, is_released=True)
             raise
 
-    def _asker(
-        self,
-        hold_id: int,
-        accounts: Sequence[Account],
-        owner: Hashable,
-        call: Any,
-        forced: Collection[Account],
-        ttl_seconds: float | None,
-        crossing: Collection[Account],
-    ) -> Callable[[Need], Answer]:
-        """Asks for a hold, past those who wait in line; where the store does not answer it is asked again, or released, by id."""
-        make = functools.partial(
-            op.Reserve,
-            hold_id=self._name(hold_id),
-            accounts=op.unique(accounts),
-            forced=frozenset(account.key for account in forced) if forced else _NOBODY,
-            crossing=frozenset(account.key for account in crossing) if crossing else _NOBODY,
-            ttl_seconds=ttl_seconds,
-            call=call,
-        )
-        return functools.partial(self._reserve, hold_id, owner, make)
-
-    def _reserve(self, hold_id: int, owner: Hashable, make: Callable[..., op.Reserve], need: Need) -> Answer:
-        asked = make(need=need)
+    def _reserve(self, owner: Hashable, hold_id: int, *asked_for: Any) -> Answer:
+        """Past those who wait in line.  Where the store does not answer it is asked again, or released, by id."""
+        asked = self._asked(hold_id, *asked_for)
         # Known before it is asked for: whoever is interrupted can release it by id.
         hold = self._open.setdefault(hold_id, Hold(accounts=asked.accounts, owner=owner, call=asked.call))
         answer = self._ask_for(hold_id, asked)
         if type(answer) is not Grant and is_contended(answer) and time.monotonic() - self._swept_at > _SWEEP_SECONDS:
             # What dead processes hold is spent, and no use waiting for.
             self.expire()
-            answer = self._ask_for(hold_id, make(need=need))
+            answer = self._ask_for(hold_id, self._asked(hold_id, *asked_for))
         if isinstance(answer, Grant):
             hold.grant = answer
             if not self._keeper.is_there:
@@ -165,6 +143,26 @@ class StoredLedger(StoredBooks):
         else:
             self._open.pop(hold_id, None)
         return answer
+
+    def _asked(
+        self,
+        hold_id: int,
+        accounts: Sequence[Account],
+        need: Need,
+        call: Any,
+        forced: Collection[Account],
+        ttl_seconds: float | None,
+        crossing: Collection[Account],
+    ) -> op.Reserve:
+        return op.Reserve(
+            hold_id=self._name(hold_id),
+            accounts=op.unique(accounts),
+            need=need,
+            forced=frozenset(account.key for account in forced) if forced else _NOBODY,
+            crossing=frozenset(account.key for account in crossing) if crossing else _NOBODY,
+            ttl_seconds=ttl_seconds,
+            call=call,
+        )
 
     def _ask_for(self, hold_id: int, asked: op.Reserve) -> Answer:
         try:
@@ -303,6 +301,9 @@ class StoredLedger(StoredBooks):
         renew: Callable[[], Need] | None = None,
         crossing: Collection[Account] = (),
     ) -> Answer | Ticket:
+        def ask(need: Need) -> Answer:
+            return self._reserve(owner, hold_id, accounts, need, call, forced, ttl_seconds, crossing)
+
         words: dict[str, Any] = {"owner": owner, "call": call, "forced": forced}
         words |= {"ttl_seconds": ttl_seconds, "crossing": crossing}
         answer = self.reserve(hold_id, accounts, need, **words)
@@ -316,14 +317,14 @@ class StoredLedger(StoredBooks):
             wake=wake,
             renew=renew,
             place=0,
-            ask=self._asker(hold_id, accounts, **words),
+            ask=ask,
             short=answer,
             **words,
         )
         if not self._line.park(waiter, (self._open, self._views)):
             # The answer may be that of one in line, from before: nothing it was about need be held by now.
             try:
-                return waiter.ask(need)
+                return ask(need)
             except LedgerUnavailable:
                 self._end(hold_id, (0, 0, 0), None, is_released=True)
                 raise
