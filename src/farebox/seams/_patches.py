@@ -26,8 +26,12 @@ CLIENT_MARK: Final = "_farebox"
 #: Errors of httpx, httpx2, requests and aiohttp, and of the cassettes of tests, after which nothing can have reached the provider.
 _NEVER_SENT: Final = frozenset(
     ("ConnectError ConnectTimeout PoolTimeout UnsupportedProtocol InvalidURL "
-     "NewConnectionError ConnectTimeoutError ClientConnectorError ConnectionTimeoutError UnmatchedCall").split()
+     "NewConnectionError ConnectTimeoutError ClientConnectorError ConnectionTimeoutError ClientHttpProxyError "
+     "UnmatchedCall").split()
 )  # fmt: skip
+#: What httpx's error is of a proxy that opened no tunnel.  One of these names alone may be urllib3's, whose version 1 calls
+#: any connection so that it loses by a proxy.
+_NO_TUNNEL: Final = frozenset(("ProxyError", "TransportError"))
 #: All of aiohttp's.  Under an SDK of httpx a connection that was lost after sending becomes a ConnectError as well
 #: (httpx_aiohttp, `AIOHTTP_EXC_MAP`; openai 3.57.0 and anthropic 2.14.0 have it in `_vendor`; read 2026-11-30).
 _BELOW: Final = "ClientError"
@@ -255,9 +259,10 @@ def never_sent(error: BaseException | None) -> bool:
     for _ in range(_MOST_PARENTS):
         if error is None:
             return found
-        if any(cls.__name__ in _NEVER_SENT for cls in type(error).__mro__):
+        names = {cls.__name__ for cls in type(error).__mro__}
+        if not names.isdisjoint(_NEVER_SENT) or names >= _NO_TUNNEL:
             found = True
-        elif is_named(error, _BELOW):
+        elif _BELOW in names:
             return False
         if type(error) is RuntimeError and str(error) in _CLOSED_BEFORE:
             return True
