@@ -16,6 +16,9 @@ from farebox._call import Call, _Said
 from farebox._enforce import after_call, before_call
 from farebox._streams import read_answer
 from farebox.providers import find_provider
+from farebox.providers.anthropic import Anthropic
+from farebox.providers.openai import OpenAI
+from farebox.seams import seam_of
 
 _OPENAI: Any = find_provider("openai")
 _PATH = "/v1/chat/completions"
@@ -190,3 +193,27 @@ def test_what_is_no_answer_is_no_error_either_way(answer: object) -> None:
         call = read(_PATH, {"model": "gpt-4.1", "messages": [_TEXT]}, "api.openai.com")
         read_answer(call, _OPENAI, answer)
         assert call.usage is None
+
+
+# ── providers that derive from those ─────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", [OpenAI, Anthropic])
+def test_a_provider_that_reads_otherwise_than_the_one_it_is_made_of_reads_everything(kind: Any) -> None:
+    def shorts(**own: Any) -> tuple[bool, bool]:
+        seam: Any = seam_of(type("Own", (kind,), own)())
+        return callable(seam.read_plain), callable(seam.read_plain_answer)
+
+    assert shorts(name="own") == (True, True)
+    assert shorts(read_request=lambda *_: None) == (False, True)
+    assert shorts(read_answer=lambda *_: None) == (True, False)
+    assert shorts(read_request=lambda *_: None, read_plain=lambda *_: None) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "host"), [(OpenAI, _PATH, "api.openai.com"), (Anthropic, "/v1/messages", "api.anthropic.com")]
+)
+def test_a_provider_of_another_name_has_it_either_way(kind: Any, path: str, host: str) -> None:
+    own = type("Own", (kind,), {"name": "own"})()
+    body = {"model": "own-1", "max_tokens": 9, "messages": [{"role": "user", "content": "Why?"}]}
+    assert own.read_plain(path, body, host).provider_name == own.read_request(path, body, host).provider_name == "own"

@@ -117,3 +117,13 @@ def find_provider(name: str) -> Provider:
         found = loaded() if isinstance(loaded, type) else loaded
         return found
     raise ValueError(f"provider {name!r} is unknown; choose from {', '.join(provider_names())}")
+
+
+def short_way(provider: Provider, short: str, long: str) -> Any:
+    """How a provider reads plain text; None where it does not, or where a class made of it reads on a long way of its own."""
+    for cls in type(provider).__mro__:
+        if short in vars(cls):
+            return getattr(provider, short)
+        if long in vars(cls):
+            break
+    return None

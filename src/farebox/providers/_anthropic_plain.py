@@ -24,7 +24,7 @@ _LONGEST: Final = 200
 _NONE_OR_COUNT: Final = (int, type(None))
 
 
-def read_plain(path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
+def read_plain(provider: Any, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:
     """The call of a request that says nothing out of the ordinary; None for any other, which goes the long way."""
     if server_address != OWN_SERVER or not path.endswith(MESSAGES):
         return None
@@ -62,7 +62,7 @@ def read_plain(path: str, body: Mapping[str, Any], server_address: str) -> Call 
         text_bytes += system_bytes
         dense_bytes += dense
         surplus += more
-    call = Call("anthropic", "chat", MESSAGES, model, OWN_SERVER)
+    call = Call(provider.name, "chat", MESSAGES, model, OWN_SERVER)
     call.is_plain = True
     call.cache_write = "none"
     call.declared_cap = cap

@@ -102,7 +102,7 @@ class Anthropic:
     clients = ("Anthropic", "AsyncAnthropic")
     chat_path = _MESSAGES
 
-    read_plain = staticmethod(read_plain)
+    read_plain = read_plain
     read_plain_answer = staticmethod(read_plain_answer)
 
     def read_request(self, path: str, body: Mapping[str, Any], server_address: str) -> Call | None:

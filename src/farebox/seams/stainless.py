@@ -20,7 +20,7 @@ from farebox import _pending, signals
 from farebox._bodies import copied, is_plain, parsed, read_body, with_note
 from farebox._call import Call
 from farebox._streams import end_call, leave_pending, read_answer, watch_response, watch_stream
-from farebox.providers import Provider, Reader, with_files, without_iterators
+from farebox.providers import Provider, Reader, short_way, with_files, without_iterators
 from farebox.providers._compatible import Compatible, server_at
 from farebox.providers._unmetered import READER, unmetered_call
 from farebox.seams._addresses import addresses, keep, remember_urls
@@ -78,8 +78,8 @@ class StainlessSeam(Patches):
 
     def __init__(self, provider: Provider) -> None:
         super().__init__(provider)
-        self.read_plain: Callable[..., Call | None] | None = getattr(provider, "read_plain", None)
-        self.read_plain_answer: Callable[..., bool] | None = getattr(provider, "read_plain_answer", None)
+        self.read_plain: Callable[..., Call | None] | None = short_way(provider, "read_plain", "read_request")
+        self.read_plain_answer: Callable[..., bool] | None = short_way(provider, "read_plain_answer", "read_answer")
         self.glance: Callable[[str, Any], None] | None = getattr(provider, "glance", None)
         self._sockets = Sockets(self)
 
