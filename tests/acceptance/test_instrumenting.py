@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anthropic
@@ -31,6 +32,7 @@ from tests.acceptance.rides import (
     outcomes,
     stormproof,
 )
+from tests.acceptance.test_waiting import wait_for
 
 TOO_LITTLE = "0.000001"
 
@@ -632,3 +634,35 @@ def test_a_client_that_is_dropped_gives_back_its_hold_on_threads(ride: Ride, pro
     for _ in range(left):
         _threads.stop_carrying()
     assert not left
+
+
+# ── what was under way before ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_what_was_under_way_before_goes_on_unseen(ride: Ride, provider: Any, client: Any, is_stream: bool) -> None:
+    provider.hold()
+
+    def ask() -> Any:
+        answer = ride.ask(client, stream=is_stream)
+        return list(answer) if is_stream else answer
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        wait_for(lambda: provider.in_flight == 1)
+        with instrument(), budget(usd=0) as paid:
+            provider.release()
+            assert asked.result(timeout=20)
+            assert paid.spent_usd == 0 < provider.bill.usd
+            with pytest.raises(BudgetExceeded):
+                ask()
+    assert outcomes() == ["refused"]
+
+
+def test_a_stream_that_was_open_before_goes_on_unseen(ride: Ride, provider: Any, client: Any) -> None:
+    with ride.stream(client) as stream:
+        next(iter(stream))
+        with instrument(), budget(usd=0) as paid:
+            assert list(stream)
+            assert paid.spent_usd == 0 < provider.bill.usd
+    assert not farebox.calls()

@@ -19,6 +19,7 @@ from farebox import BudgetExceeded, budget
 from tests.acceptance.live_server import encrypted
 from tests.acceptance.rides import (
     NO_CERTIFICATES,
+    OVER,
     Ride,
     bound_of,
     is_charged_by_what_came,
@@ -171,7 +172,8 @@ def made(ride: Ride, provider: Any, proxy: Proxy, way: str, monkeypatch: pytest.
     options: dict[str, Any] = {"base_url": f"https://api.test{url.path}"} if way == "tunnel" else {}
 
     def make(kind: str, **changes: Any) -> Any:
-        http = sdk.DefaultAsyncHttpxClient if kind == "async" else sdk.DefaultHttpxClient
+        of_async = sdk.DefaultAioHttpClient if OVER == "aiohttp" else sdk.DefaultAsyncHttpxClient
+        http = of_async if kind == "async" else sdk.DefaultHttpxClient
         verify = encrypted(ssl.PROTOCOL_TLS_CLIENT) if way == "tunnel" else NO_CERTIFICATES
         http_client = http(verify=verify) if way == "environment" else http(verify=verify, proxy=proxy.url)
         client = ride.async_client if kind == "async" else ride.client

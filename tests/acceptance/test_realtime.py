@@ -170,6 +170,18 @@ def test_where_nothing_is_left_it_is_refused_and_nothing_is_sent(client: OpenAI,
     nothing_is_left()
 
 
+def test_a_session_that_was_open_before_is_not_seen_and_goes_on(client: OpenAI, server: Any) -> None:
+    farebox.uninstrument()
+    with client.realtime.connect(model=MODEL) as connection:
+        with farebox.instrument(), budget(usd=0) as b:
+            ask(connection)
+            assert b.spent_usd == 0 < server.usd
+            assert not farebox.calls()
+            with client.realtime.connect(model=MODEL) as another, pytest.raises(BudgetExceeded):
+                another.response.create()
+    nothing_is_left()
+
+
 def test_the_bound_is_held_while_it_answers_and_the_cap_is_sent(client: OpenAI, server: Any) -> None:
     with budget(usd="0.30") as b, client.realtime.connect(model=MODEL) as connection:
         say(connection, "sheep " * 100)

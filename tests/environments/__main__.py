@@ -68,7 +68,7 @@ def environments() -> Iterator[Environment]:
                 group,
                 name,
                 (*row["packages"], *(tool for tool in tools if not _has(row["packages"], tool))),
-                tuple(of_sdks if row["tests"] == "of_sdks" else row["tests"]),
+                tuple(path for one in row["tests"] for path in (of_sdks if one == "of_sdks" else (one,))),
                 row.get("python", ""),
                 row.get("ci", False),
                 not row.get("unlocked", False),
