@@ -322,6 +322,21 @@ def test_after_another_tool_kept_ours_a_timeout_is_charged_again(ride: Ride, pro
         base.request = was
 
 
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_tool_that_sends_each_request_where_it_likes_still_does(
+    ride: Ride, client: Any, monkeypatch: pytest.MonkeyPatch, tells: bool
+) -> None:
+    base = next(cls for cls in type(client).__mro__ if "_prepare_url" in vars(cls))
+    plain, there = vars(base)["_prepare_url"], iter(range(9))
+
+    def elsewhere(client: Any, url: str) -> Any:
+        return HTTPX.URL(f"http://server-{next(there)}.test{plain(client, url).path}")
+
+    monkeypatch.setattr(base, "_prepare_url", functools.wraps(plain)(elsewhere) if tells else elsewhere)
+    with instrument():
+        assert [client._prepare_url("/asked").host for _ in range(3)] == [f"server-{n}.test" for n in range(3)]
+
+
 def test_a_tool_that_was_there_before_is_there_after(ride: Ride, provider: Any, client: Any) -> None:
     base, seen = base_of(client), []
     was = wrap_over(base, seen)

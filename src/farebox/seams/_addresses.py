@@ -7,6 +7,7 @@ read 2026-11-30), so that the SDK gets the one it made before.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Final
 
 _MARK: Final = "_farebox_addresses"
@@ -65,6 +66,13 @@ def keep(known: dict[str, Any], path: str, what: Any) -> None:
     if len(known) >= _MOST_PATHS:
         known.clear()
     known[path] = what
+
+
+def can_remember(cls: type) -> bool:
+    """Whether `_prepare_url` of a class is its SDK's own: one that was put over it may send each request elsewhere."""
+    method = vars(cls)["_prepare_url"]
+    is_own = method.__module__ == cls.__module__ and not hasattr(method, "__wrapped__")
+    return is_own and list(inspect.signature(method).parameters) == ["self", "url"]
 
 
 def remember_urls(original: Any) -> Any:

@@ -23,7 +23,7 @@ from farebox._streams import end_call, leave_pending, read_answer, watch_respons
 from farebox.providers import Provider, Reader, short_way, with_files, without_iterators
 from farebox.providers._compatible import Compatible, server_at
 from farebox.providers._unmetered import READER, unmetered_call
-from farebox.seams._addresses import addresses, keep, remember_urls
+from farebox.seams._addresses import addresses, can_remember, keep, remember_urls
 from farebox.seams._patches import CLIENT_MARK, Link, Patches, failed, incompatible, never_sent, without_usage_chunk
 from farebox.seams._sockets import Sockets
 
@@ -100,7 +100,8 @@ class StainlessSeam(Patches):
             self._patch(base, "request", wrap)
             self._patch(_owner(base, "_build_request"), "_build_request", _count_attempts)
             self._patch(base, "_sleep_for_retry", _ask_before_retry)
-            self._patch(_owner(base, "_prepare_url"), "_prepare_url", remember_urls)
+            if can_remember(owner := _owner(base, "_prepare_url")):
+                self._patch(owner, "_prepare_url", remember_urls)
         self._sockets.install()
 
     def uninstall(self) -> None:
@@ -481,9 +482,8 @@ def _check(module: Any, base: Any) -> None:
         function = getattr(base, name, None)
         if function is None or "options" not in inspect.signature(function).parameters:
             raise incompatible(module, f"{base.__name__} has no `{name}` that takes options")
-    prepare_url = getattr(base, "_prepare_url", None)
-    if prepare_url is None or list(inspect.signature(prepare_url).parameters) != ["self", "url"]:
-        raise incompatible(module, f"{base.__name__} has no `_prepare_url` that takes a url")
+    if not hasattr(base, "_prepare_url"):
+        raise incompatible(module, f"{base.__name__} has no `_prepare_url`")
     options: Any = getattr(sys.modules[base.__module__], "FinalRequestOptions", None)
     known = getattr(options, "model_fields", {})
     for name in ("method", "url", "json_data", "extra_json", "post_parser", "timeout"):
