@@ -1207,6 +1207,14 @@ class LedgerContract:
         assert ledger.expire(now() + 55) == 0
         assert ledger.expire(now() + 65) == 1
 
+    def test_a_note_gives_no_deadline_to_a_hold_whose_process_lives(
+        self, ledger: Ledger, now: Callable[[], float]
+    ) -> None:
+        ledger.reserve(1, [account()], fixed(40), call=CALL)
+        ledger.note(1, "batch 7", "", 5)
+        assert ledger.expire(now() + LONG_AFTER) == 0
+        assert ledger.in_flight() == [(CALL, Grant(0, 40, 0, 1))]
+
     def test_a_name_is_that_of_the_hold_it_was_given_to_last(self, ledger: Ledger, now: Callable[[], float]) -> None:
         trip = account()
         self.note(ledger, trip)
