@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from farebox._call import Call
 from farebox._usage import plain_usage
-from farebox.providers._reading import COUNTS, weigh
+from farebox.providers._reading import COUNTS, fields, weigh
 
 MESSAGES: Final = "/v1/messages"
 OWN_SERVER: Final = "api.anthropic.com"
@@ -81,11 +81,13 @@ def read_plain_answer(call: Call, answer: Any) -> bool:
     try:
         found = answer.__dict__
         usage = found["usage"]
-        used = usage.__dict__
+        used, beside = usage.__dict__, usage.__pydantic_extra__
+        if beside:
+            used = {**used, **beside}  # what a later API says than its SDK knows
         tokens_in, tokens_out, served = used["input_tokens"], used["output_tokens"], used["service_tier"]
         if type(tokens_in) is not int or type(tokens_out) is not int or not tokens_in:
             return False
-        if tokens_in not in COUNTS or tokens_out not in COUNTS or usage.__pydantic_extra__ or call.tier:
+        if tokens_in not in COUNTS or tokens_out not in COUNTS or call.tier:
             return False
         for written_or_cached in used["cache_creation_input_tokens"], used["cache_read_input_tokens"]:
             if written_or_cached or type(written_or_cached) not in _NONE_OR_COUNT:
@@ -97,7 +99,7 @@ def read_plain_answer(call: Call, answer: Any) -> bool:
             return False
         details = used.get("output_tokens_details")
         if details is not None:
-            thought = details.__dict__["thinking_tokens"]
+            thought = fields(details).get("thinking_tokens")
             if thought or type(thought) not in _NONE_OR_COUNT:
                 return False
         response_id, model = found["id"], found["model"]
