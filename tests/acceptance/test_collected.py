@@ -179,6 +179,12 @@ def a_session_of_an_agent(provider: FakeProvider) -> Story:
         sessions.retrieve("sesn_1")
 
 
+def run(client: Any, ask: Callable[[Any], Any]) -> None:
+    from tests.acceptance import google_clients
+
+    google_clients.run(client, ask)
+
+
 def gemini(provider: FakeProvider) -> Any:
     pytest.importorskip("google.genai", reason="google-genai is not installed")
     from tests.acceptance.rides import GOOGLE
@@ -194,16 +200,32 @@ def a_batch_of_gemini(provider: FakeProvider) -> Story:
         client.batches.get(name=job.name)
 
 
-def a_batch_of_gemini_in_files(provider: FakeProvider, tmp_path: Path) -> Story:
+def gemini_batch_of_a_file(client: Any, tmp_path: Path) -> str:
     request = {"contents": [{"role": "user", "parts": [{"text": TEXT}]}], "generationConfig": {"maxOutputTokens": 400}}
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\n".join(json.dumps({"key": f"row-{n}", "request": request}).encode() for n in range(3)))
+    sent = client.files.upload(file=path, config={"mime_type": "application/jsonl"})
+    return str(client.batches.create(model="gemini-2.5-flash-lite", src=sent.name).name)
+
+
+def a_batch_of_gemini_in_files(provider: FakeProvider, tmp_path: Path) -> Story:
     with gemini(provider) as client:
-        sent = client.files.upload(file=path, config={"mime_type": "application/jsonl"})
-        job = client.batches.create(model="gemini-2.5-flash-lite", src=sent.name)
+        name = gemini_batch_of_a_file(client, tmp_path)
         yield
-        job = client.batches.get(name=job.name)
+        job = client.batches.get(name=name)
         client.files.download(file=job.dest.file_name)
+
+
+def a_batch_of_gemini_collected_by_a_task(provider: FakeProvider, tmp_path: Path) -> Story:
+    with gemini(provider) as client:
+        name = gemini_batch_of_a_file(client, tmp_path)
+        yield
+
+        async def collect(aio: Any) -> None:
+            job = await aio.batches.get(name=name)
+            await aio.files.download(file=job.dest.file_name)
+
+        run(client, collect)
 
 
 def a_video_of_vertex(provider: FakeProvider) -> Story:
@@ -219,7 +241,8 @@ def a_video_of_vertex(provider: FakeProvider) -> Story:
         client.operations.get(operation)
 
 
-def an_interaction_in_the_background(provider: FakeProvider) -> Story:
+def begun_interaction(provider: FakeProvider, client: Any) -> Callable[[], str]:
+    """Begins one in the background; what comes back ends it and says its name."""
     answers: list[dict[str, Any]] = []
 
     def put_off(payload: dict[str, Any]) -> dict[str, Any]:
@@ -227,13 +250,29 @@ def an_interaction_in_the_background(provider: FakeProvider) -> Story:
         return {"id": payload["id"], "object": "interaction", "status": "in_progress", "model": payload["model"]}
 
     provider.odd(edit=put_off)
-    with gemini(provider) as client:
-        interactions = needs(client, "interactions")
-        words: Any = {"model": "gemini-2.5-flash-lite", "input": TEXT, "generation_config": {"max_output_tokens": 100}}
-        name = interactions.create(**words, background=True).id
-        yield
+    words: Any = {"model": "gemini-2.5-flash-lite", "input": TEXT, "generation_config": {"max_output_tokens": 100}}
+    name = str(needs(client, "interactions").create(**words, background=True).id)
+
+    def end() -> str:
         provider.serve(f"/v1/interactions/{name}", answers[0])
-        interactions.get(name)
+        return name
+
+    return end
+
+
+def an_interaction_in_the_background(provider: FakeProvider) -> Story:
+    with gemini(provider) as client:
+        end = begun_interaction(provider, client)
+        yield
+        client.interactions.get(end())
+
+
+def an_interaction_collected_by_a_task(provider: FakeProvider) -> Story:
+    with gemini(provider) as client:
+        end = begun_interaction(provider, client)
+        yield
+        name = end()
+        run(client, lambda aio: aio.interactions.get(name))
 
 
 STORIES: list[Callable[..., Story]] = [
@@ -253,8 +292,10 @@ STORIES: list[Callable[..., Story]] = [
     a_session_of_an_agent,
     a_batch_of_gemini,
     a_batch_of_gemini_in_files,
+    a_batch_of_gemini_collected_by_a_task,
     a_video_of_vertex,
     an_interaction_in_the_background,
+    an_interaction_collected_by_a_task,
 ]
 
 
