@@ -147,14 +147,13 @@ def uninstrument(client: Any = None) -> None:
         if client is None:
             for handle in reversed(_handles.copy()):
                 handle.undo()
+            for seam in _seams.values():
+                _release(seam)
             return
         seam = _seam_of(client)
         target = seam.target(client)
         if seam.unmark(target) and target in seam.clients:
             seam.clients.discard(target)
-            if not seam.clients:
-                seam.carries_threads = False
-                _threads.stop_carrying()
             _release(seam)
 
 
@@ -170,6 +169,10 @@ def _seam(name: str) -> Patches:
 
 
 def _release(seam: Patches) -> None:
+    """Take down what nobody asks for any more, also where the last client was collected without a word."""
+    if seam.carries_threads and not seam.clients:
+        seam.carries_threads = False
+        _threads.stop_carrying()
     if not seam.is_used:
         for module in seam.awaited:
             _imports.no_longer(module, seam.install)

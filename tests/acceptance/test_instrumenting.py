@@ -651,6 +651,20 @@ def test_a_client_that_is_dropped_gives_back_its_hold_on_threads(ride: Ride, pro
     assert not left
 
 
+# ── clients that nobody has taken back ───────────────────────────────────────────────────────────────────────────
+
+
+def test_a_client_that_was_collected_leaves_nothing_behind_once_all_is_undone(ride: Ride, provider: Any) -> None:
+    with ride.client(provider) as client:
+        instrument(client)
+        assert _threads._users == 1
+        del client
+    gc.collect()
+    uninstrument()
+    assert _threads._users == 0
+    assert not [seam for seam in _instrument._seams.values() if seam._patched]
+
+
 # ── what was under way before ────────────────────────────────────────────────────────────────────────────────────
 
 
