@@ -490,6 +490,29 @@ def test_inference_kept_in_one_region_is_served_in_the_regional_tier() -> None:
     assert "regional" in call.served_tier
 
 
+@pytest.mark.parametrize(
+    ("provider_name", "asked", "answered", "served"),
+    [
+        ("anthropic", "", "global", "standard"),
+        ("anthropic", "", "not_available", "standard"),
+        ("anthropic", "", None, "standard"),
+        ("anthropic", "regional", "global", "standard"),
+        ("anthropic", "regional", "not_available", "standard+regional"),
+        ("anthropic", "regional", "", "standard+regional"),
+        ("anthropic", "regional", None, "standard+regional"),
+        ("gcp.vertex_ai", "regional", "global", "standard+regional"),
+        ("gcp.vertex_ai", "regional", "not_available", "standard+regional"),
+    ],
+)
+def test_only_an_answer_that_names_another_region_is_charged_less_than_the_one_asked_for(
+    provider_name: str, asked: str, answered: str | None, served: str
+) -> None:
+    call = new_call(provider_name=provider_name, tier=asked)
+    usage = {"input_tokens": 1, "output_tokens": 1, "service_tier": "standard", "inference_geo": answered}
+    ANTHROPIC.read_answer(call, {"usage": usage})
+    assert call.served_tier == served
+
+
 def test_cache_writes_of_a_chat_count_as_the_lifetime_asked_for() -> None:
     call = new_call(cache_write="12h")
     OPENAI.read_answer(

@@ -28,8 +28,8 @@ def read_head(call: Call, found: Mapping[str, Any], usage: Mapping[str, Any]) ->
     served = "fast" if usage.get("speed") == "fast" else usage.get("service_tier")
     if type(served) is str:
         geo = usage.get("inference_geo")
-        if call.tier.endswith("regional") and (geo is None or call.provider_name != "anthropic"):
-            geo = DEAR_REGIONS[0]  # as it was asked for: the answer says nothing else, or not what the cloud bills
+        if call.tier.endswith("regional") and (geo != "global" or call.provider_name != "anthropic"):
+            geo = DEAR_REGIONS[0]  # as it was asked for: the answer names no other, or not what the cloud bills
         call.served_tier = served[:40] if geo is None else with_region(served[:40], geo)
 
 
