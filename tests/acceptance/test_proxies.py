@@ -87,7 +87,9 @@ class Proxy:
                     provider.sendall(forwarded)
                     provider.recv(65_536)
                 if self.refuses:
-                    client.sendall(f"HTTP/1.1 {self.refuses} No\r\nContent-Length: 3\r\n\r\nno\n".encode())
+                    client.sendall(
+                        f"HTTP/1.1 {self.refuses} No\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno\n".encode()
+                    )
                 return
             if is_tunnel:
                 client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
