@@ -92,19 +92,27 @@ class Ride:
     def async_client(self, provider: FakeProvider, **options: Any) -> Any:
         return self._made("Async", provider, options)
 
+    def here(self, provider: FakeProvider) -> str:
+        """The address that the fake provider has; to farebox it is a server of nobody's it knows."""
+        return provider.openai_base_url if self.name == "openai" else provider.anthropic_base_url
+
     def _made(self, prefix: str, provider: FakeProvider, options: dict[str, Any]) -> Any:
+        """A client of the vendor's own address, whose requests are led to the provider; or of the `base_url` given."""
         import anthropic
 
         sdk = openai if self.name == "openai" else anthropic
-        url = provider.openai_base_url if self.name == "openai" else provider.anthropic_base_url
-        options = {"base_url": url, "api_key": "fake", "max_retries": 0, "timeout": 20.0, **options}
+        options = {"api_key": "fake", "max_retries": 0, "timeout": 20.0, **options}
+        is_led = "base_url" not in options and OVER != "aiohttp"
+        if not is_led or "http_client" in options:
+            options = {"base_url": self.here(provider), **options}
         if "http_client" in options:
             return getattr(sdk, prefix + sdk_class(self.name))(**options)
         if prefix and OVER == "aiohttp":
             http_client = sdk.DefaultAioHttpClient(timeout=options["timeout"])
         else:
             transport = sdk.DefaultAsyncHttpxClient if prefix else sdk.DefaultHttpxClient
-            http_client = transport(verify=NO_CERTIFICATES, timeout=options["timeout"])
+            way = {"transport": led(provider, bool(prefix), sdk=sdk)} if is_led else {"verify": NO_CERTIFICATES}
+            http_client = transport(timeout=options["timeout"], **way)
         return getattr(sdk, prefix + sdk_class(self.name))(http_client=http_client, **options)
 
     def api(self, client: Any) -> Any:

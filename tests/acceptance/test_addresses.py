@@ -26,18 +26,15 @@ def other() -> Iterator[FakeProvider]:
         yield other
 
 
-def url_of(provider: FakeProvider, ride: Ride) -> str:
-    return provider.openai_base_url if ride is OPENAI else provider.anthropic_base_url
-
-
 def test_an_address_that_is_set_anew_is_the_one_that_is_asked(
-    ride: Ride, provider: FakeProvider, other: FakeProvider, client: Any
+    ride: Ride, provider: FakeProvider, other: FakeProvider, open_client: Any
 ) -> None:
+    client = open_client(ride, base_url=ride.here(provider))
     ride.ask(client)
     ride.ask(client)
-    client.base_url = url_of(other, ride)
+    client.base_url = ride.here(other)
     ride.ask(client)
-    ride.ask(client.with_options(base_url=url_of(provider, ride)))
+    ride.ask(client.with_options(base_url=ride.here(provider)))
     ride.ask(client)
     assert (provider.bill.calls, other.bill.calls) == (3, 2)
     assert farebox.report().total.usd == provider.bill.usd + other.bill.usd

@@ -293,11 +293,11 @@ def test_without_a_budget_nothing_is_rewritten(surface: Surface, provider: FakeP
 
 
 def test_an_old_completion_without_a_cap_gets_one_where_the_server_is_not_openais_own(
-    provider: FakeProvider, client: Any
+    provider: FakeProvider, open_client: Any
 ) -> None:
     """OpenAI's own default is sixteen tokens; a server of somebody else's may have none."""
     with budget(usd="0.0003"):
-        plain(COMPLETIONS, client)
+        plain(COMPLETIONS, open_client(OPENAI, base_url=provider.openai_base_url))
     assert provider.requests[0].body["max_tokens"] == only_record().sent_cap
     assert provider.bill.lines[0].output_tokens <= only_record().sent_cap
     assert only_record().bound_usd <= Decimal("0.0003")

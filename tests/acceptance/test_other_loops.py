@@ -283,8 +283,7 @@ def test_a_call_waits_for_its_window_to_turn(ride: Ride, provider: Any, run: Run
 
 def test_a_connection_that_is_refused_is_not_charged(ride: Ride, provider: Any, run: Run) -> None:
     async def main() -> None:
-        async with ride.async_client(provider, max_retries=1) as client:
-            client.base_url = "http://127.0.0.1:1"
+        async with ride.async_client(provider, max_retries=1, base_url="http://127.0.0.1:1") as client:
             await ride.ask(client)
 
     with budget(usd=1) as paid, pytest.raises(ERRORS):

@@ -35,6 +35,12 @@ def provider() -> Iterator[FakeProvider]:
         yield provider
 
 
+@pytest.fixture
+def open_client(provider: FakeProvider, open_client: Any) -> Callable[[Ride], Any]:
+    """Clients of a server that nobody knows: it is sent the cap under the name that all servers take."""
+    return lambda ride: open_client(ride, base_url=ride.here(provider))
+
+
 @attrs.frozen
 class Surface:
     """One API: `cap` is how it calls its output cap."""

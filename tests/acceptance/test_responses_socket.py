@@ -41,7 +41,7 @@ def provider() -> Iterator[FakeProvider]:
 
 @pytest.fixture
 def client(provider: FakeProvider, open_client: Any) -> Any:
-    return open_client(OPENAI)
+    return open_client(OPENAI, base_url=provider.openai_base_url)
 
 
 @pytest.fixture
@@ -91,7 +91,10 @@ def test_each_response_costs_what_the_provider_bills(provider: FakeProvider, con
 @pytest.mark.surface("openai responses.connect", kind="async", proves=["exact", "unbroken", "refused"])
 def test_async_connections_cost_the_same(provider: FakeProvider) -> None:
     async def main() -> None:
-        async with OPENAI.async_client(provider) as client, client.responses.connect() as connection:
+        async with (
+            OPENAI.async_client(provider, base_url=provider.openai_base_url) as client,
+            client.responses.connect() as connection,
+        ):
             with budget(usd=1) as b:
                 await connection.response.create(**WORDS)
                 async for event in connection:

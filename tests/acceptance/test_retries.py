@@ -214,15 +214,14 @@ def test_a_refused_connection_is_never_charged(ride: Ride, provider: Any, max_re
         port = listener.getsockname()[1]
 
     async def ask_async() -> Any:
-        async with ride.async_client(provider, max_retries=max_retries) as client:
-            client.base_url = f"http://127.0.0.1:{port}"
+        url = f"http://127.0.0.1:{port}"
+        async with ride.async_client(provider, max_retries=max_retries, base_url=url) as client:
             return await ride.ask(client)
 
     def ask() -> Any:
         if kind == "async":
             return asyncio.run(ask_async())
-        with ride.client(provider, max_retries=max_retries) as client:
-            client.base_url = f"http://127.0.0.1:{port}"
+        with ride.client(provider, max_retries=max_retries, base_url=f"http://127.0.0.1:{port}") as client:
             return ride.ask(client)
 
     with budget(usd=bound_of(ride).usd(1)) as paid:
