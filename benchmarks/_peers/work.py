@@ -63,7 +63,7 @@ _BareCompletions: Final = type("Completions", (completions.Completions,), {"crea
 _BareClient: Final = type(
     "OpenAI",
     (openai.OpenAI,),
-    {name: getattr(openai.OpenAI, name) for name in ("request", "_build_request", "_sleep_for_retry")},
+    {name: getattr(openai.OpenAI, name) for name in ("request", "_build_request", "_sleep_for_retry", "_prepare_url")},
 )
 
 
