@@ -73,8 +73,7 @@ class Files:
 
     def _download(self, original: Any) -> Any:
         def download_file(client: Any, path: str, *args: Any, **kwargs: Any) -> Any:
-            asked = self._asked_after(path)
-            call = _pending.find(*asked) if asked[1] else None
+            call = _pending.find(*self._asked_after(path))
             if call is None:
                 return original(client, path, *args, **kwargs)
             written = _watched(kwargs)
@@ -87,8 +86,7 @@ class Files:
 
     def _async_download(self, original: Any) -> Any:
         async def async_download_file(client: Any, path: str, *args: Any, **kwargs: Any) -> Any:
-            asked = self._asked_after(path)
-            call = await _pending.afind(*asked) if asked[1] else None
+            call = await _pending.afind(*self._asked_after(path))
             if call is None:
                 return await original(client, path, *args, **kwargs)
             written = _watched(kwargs)

@@ -70,8 +70,7 @@ class Stack:
         def do_request(sdk: Any, hook_ctx: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
             link = self.begin(sdk, request, kwargs.get("stream", False))
             if link is None:
-                asked = self.asked_after(request)
-                call = _pending.find(*asked) if asked[1] else None
+                call = _pending.find(*self.asked_after(request))
                 response = original(sdk, hook_ctx, request, *args, **kwargs)
                 if call is not None:
                     self.answer_pending(call, request, response)
@@ -97,8 +96,7 @@ class Stack:
         async def do_request_async(sdk: Any, hook_ctx: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
             link = self.begin(sdk, request, kwargs.get("stream", False))
             if link is None:
-                asked = self.asked_after(request)
-                call = await _pending.afind(*asked) if asked[1] else None
+                call = await _pending.afind(*self.asked_after(request))
                 response = await original(sdk, hook_ctx, request, *args, **kwargs)
                 if call is not None:
                     self.answer_pending(call, request, response)

@@ -126,8 +126,7 @@ class GoogleSeam(Patches):
         def _request(client: Any, http_request: Any, http_options: Any = None, stream: bool = False) -> Any:
             link = self.begin(client, http_request, stream)
             if link is None:
-                asked = self.asked_after(http_request)
-                earlier = _pending.find(*asked) if asked[1] else None
+                earlier = _pending.find(*self.asked_after(http_request))
                 result = original(client, http_request, http_options, stream)
                 if earlier is not None:
                     self.answer_pending(earlier, result)
@@ -154,8 +153,7 @@ class GoogleSeam(Patches):
         async def _async_request(client: Any, http_request: Any, http_options: Any = None, stream: bool = False) -> Any:
             link = self.begin(client, http_request, stream)
             if link is None:
-                asked = self.asked_after(http_request)
-                earlier = await _pending.afind(*asked) if asked[1] else None
+                earlier = await _pending.afind(*self.asked_after(http_request))
                 result = await original(client, http_request, http_options, stream)
                 if earlier is not None:
                     self.answer_pending(earlier, result)

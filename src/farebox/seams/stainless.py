@@ -139,7 +139,7 @@ class StainlessSeam(Patches):
             begun = self.begin(client, options, kwargs)
             if begun is None:
                 reader, path, asked = self.asked_after(client, options)
-                call = _pending.find(reader.name, asked) if asked else None
+                call = _pending.find(reader.name, asked)
                 result = original(client, cast_to, options, *args, **kwargs)
                 self.hear(call, reader, path, result)
                 return result
@@ -172,7 +172,7 @@ class StainlessSeam(Patches):
             begun = self.begin(client, options, kwargs)
             if begun is None:
                 reader, path, asked = self.asked_after(client, options)
-                call = await _pending.afind(reader.name, asked) if asked else None
+                call = await _pending.afind(reader.name, asked)
                 result = await original(client, cast_to, options, *args, **kwargs)
                 self.hear(call, reader, path, result)
                 return result
