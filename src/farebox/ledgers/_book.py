@@ -140,12 +140,7 @@ class Book:
         room = cap + 16 if cap <= 1600 else with_slack(cap)
         usd = fixed_usd + usd_rate * room
         tokens = fixed_tokens + token_rate * room
-        try:
-            is_too_much = (usd | tokens | calls) >> 63
-        except TypeError:
-            is_too_much = True
-        if is_too_much:
-            check_amounts(usd, tokens, calls)
+        check_amounts(usd, tokens, calls)
         # Who is short.
         changes: dict[Any, Any] = {}
         let_past: dict[Any, Amounts] = {}
@@ -293,12 +288,12 @@ class Book:
         changes: dict[Any, Any] = {}
         call_id = "" if row is None or presumed is None else self._id_of(row)
         if call_id:
-            turn, is_by_hand = next_turn(self.entries, call_id)
+            turn, is_by_hand = next_turn(call_id, self._was_by_hand)
             if is_by_hand and not is_dearer(change):
                 self.entries[hold_id] = (CORRECTED, grant, presumed)
                 return True
-            changes[turn] = (CORRECTED, None, None)
-            self.ended.keys.append(turn)
+            changes[key_of(turn)] = (CORRECTED, None, None)
+            self.ended.keys.append(key_of(turn))
         for account in accounts:
             was = self.entries.get(account.key)
             if was is not None:  # it may be forgotten by now
@@ -332,6 +327,10 @@ class Book:
             changes = self._spend(accounts, amounts)
             changes[hold_id] = (SETTLED, Grant(0, *amounts), row)
             self._enter(hold_id, changes, [account.key for account in accounts])
+
+    def _was_by_hand(self, turn: Turn) -> bool | None:
+        taken = self.entries.get(key_of(turn))
+        return None if taken is None else taken[0] is ENTERED
 
     def adjust(
         self, adjust_id: Hashable, accounts: Sequence[Account | str], amounts: Amounts, row: Any, turn: Turn | None

@@ -36,7 +36,8 @@ from farebox.ledgers._sqlite_fits import fit
 from farebox.ledgers._sqlite_learnt import write_learnt
 from farebox.ledgers._sqlite_locks import Owner
 from farebox.ledgers._sqlite_rows import NewRows, Places, Text, call_text, text_of
-from farebox.ledgers._turns import is_dearer
+from farebox.ledgers._turns import is_dearer, next_turn
+from farebox.ledgers._turns import text_of as turn_text
 from farebox.ledgers._views import Glance
 
 _logger = logging.getLogger("farebox")
@@ -289,12 +290,12 @@ class Batch:
         _, held_usd, held_tokens, held_calls = hold.grant
         usd, tokens, calls = change = actual[0] - held_usd, actual[1] - held_tokens, actual[2] - held_calls
         if row is not None and not isinstance(row, Exception) and hold.row_seq is not None:
-            turn, is_by_hand = self._entries.next_turn(self._form.id_of(said))
+            turn, is_by_hand = next_turn(self._form.id_of(said), self._entries.was_by_hand)
             if is_by_hand and not is_dearer(change):
                 hold.state = CORRECTED
                 self._books.changed_holds[hold.id] = hold
                 return
-            self._entries.enter(LATE, turn, "", (), self._now)
+            self._entries.enter(LATE, turn_text(turn), "", (), self._now)
         changes: dict[str, Numbers] = {}
         for key in hold.keys:
             was = self._books.balances.get(key)

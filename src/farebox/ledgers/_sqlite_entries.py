@@ -13,7 +13,7 @@ from farebox.ledgers import Control
 from farebox.ledgers import _operations as op
 from farebox.ledgers._fitting import check_amounts
 from farebox.ledgers._sqlite_books import EMPTY, UNSEEN, Books
-from farebox.ledgers._turns import text_of as turn_text
+from farebox.ledgers._turns import Turn, text_of
 
 ADJUSTMENT: Final = "adjustment"
 LATE: Final = "late answer"
@@ -67,14 +67,10 @@ class Entries:
         """Whether nothing was said under this id, as far as the ledger remembers."""
         return not self._connection.execute("SELECT 1 FROM entries WHERE id = ?", (entry_id,)).fetchall()
 
-    def next_turn(self, call_id: str) -> tuple[str, bool]:
-        """The id of the first turn nobody has taken, and whether one before it was by hand."""
-        number, is_by_hand = 1, False
-        ask = "SELECT kind FROM entries WHERE id = ?"
-        while taken := self._connection.execute(ask, (turn_text((call_id, number)),)).fetchall():
-            is_by_hand = is_by_hand or taken[0][0] == ADJUSTMENT
-            number += 1
-        return turn_text((call_id, number)), is_by_hand
+    def was_by_hand(self, turn: Turn) -> bool | None:
+        """Whether a turn was taken by hand; None where nobody has taken it."""
+        taken = self._connection.execute("SELECT kind FROM entries WHERE id = ?", (text_of(turn),)).fetchall()
+        return taken[0][0] == ADJUSTMENT if taken else None
 
     def enter(self, kind: str, entry_id: str, key: str, said: Sequence[object], now: float) -> None:
         entry = (entry_id, kind, now, key, json.dumps(said))

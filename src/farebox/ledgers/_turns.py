@@ -7,10 +7,9 @@ nothing, unless it is dearer than what was presumed: what a person said counts, 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Hashable
+from typing import Final
 
-from farebox.ledgers._ended import ENTERED
 from farebox.ledgers._fitting import Amounts
 
 #: A change of the call with the id `[0]`, counted from 1.
@@ -30,13 +29,17 @@ def key_of(turn: Turn) -> Hashable:
     return (_TURN, *turn)
 
 
-def next_turn(entries: Mapping[Any, Any], call_id: str) -> tuple[Hashable, bool]:
-    """The key of the first turn nobody has taken, and whether one before it was by hand."""
+def next_turn(call_id: str, was_by_hand: Callable[[Turn], bool | None]) -> tuple[Turn, bool]:
+    """The first turn of a call that nobody has taken, and whether one before it was by hand.
+
+    Args:
+        was_by_hand: Of a turn; None where nobody has taken it.
+    """
     number, is_by_hand = 1, False
-    while (taken := entries.get(key_of((call_id, number)))) is not None:
-        is_by_hand = is_by_hand or taken[0] is ENTERED
+    while (by_hand := was_by_hand((call_id, number))) is not None:
+        is_by_hand = is_by_hand or by_hand
         number += 1
-    return key_of((call_id, number)), is_by_hand
+    return (call_id, number), is_by_hand
 
 
 def is_dearer(change: Amounts) -> bool:
